@@ -1,0 +1,23 @@
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= demo-run
+
+.PHONY: setup demo test lint format
+
+setup:
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh
+
+demo: setup
+	$(BIN)/fastlabel demo --out $(OUT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy fastlabel
+
+format: setup
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .

@@ -1,0 +1,111 @@
+"""What train-teacher and train-student share: the options of a recipe, progress, and the summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+from fastlabel.train.recipes import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
+from fastlabel.train.setup import Result
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_RATES = ", ".join(f"{rate} for {name}" for name, rate in DEFAULT_LEARNING_RATES.items())
+_RECIPE = [
+    click.option("--epochs", type=int, required=True, help="How often every image is trained on."),
+    click.option("--batch-size", type=int, default=256, show_default=True, help="Images per step."),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
+    click.option("--lr", type=float, help=f"Highest learning rate.  [default: {_RATES}]"),
+    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd."),
+    click.option("--weight-decay", type=float, default=5e-4, show_default=True),
+    click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
+    click.option("--warmup", type=float, default=0.0, show_default=True, help="Epochs of linear warmup."),
+    click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Of hard labels."),
+    click.option("--amp", is_flag=True, help="Train in bfloat16 (CUDA)."),
+]
+_RUN = [
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."
+    ),
+    click.option(
+        "--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    click.option("--resume", is_flag=True, help="Continue the run in --out."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+]
+
+
+def recipe_options(command: Command) -> Command:
+    """Add the options that `take_recipe` takes."""
+    for option in reversed(_RECIPE):
+        command = option(command)
+    return command
+
+
+def run_options(command: Command) -> Command:
+    """Add --seed, --workers, --device, --resume and --json."""
+    for option in reversed(_RUN):
+        command = option(command)
+    return command
+
+
+def take_recipe(options: dict[str, Any]) -> Recipe:
+    """The recipe of these options, which are taken out of `options`."""
+    names = set(options) & set(Recipe.__dataclass_fields__)
+    return Recipe(**{name: options.pop(name) for name in names})
+
+
+def print_result(result: Result, as_json: bool) -> None:
+    """The outcome of a run, on stdout."""
+    if as_json:
+        click.echo(json.dumps(result.to_dict()))
+        return
+    last = result.history[-1]
+    click.echo(
+        f"{result.checkpoint}: top-1 {last['val_accuracy']:.2%}, top-5 {last['val_top5']:.2%}, "
+        f"loss {last['val_loss']:.4f} nats after {last['epoch']} epochs"
+    )
+
+
+class ProgressBar:
+    """One bar over all steps of a run on stderr, and a line for every epoch that was evaluated."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._epochs = 0
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, epoch: int, epochs: int, steps_per_epoch: int) -> None:
+        """Training goes on after `epoch` epochs."""
+        self._epochs = epochs
+        total = epochs * steps_per_epoch
+        self._bar = tqdm(
+            total=total, initial=epoch * steps_per_epoch, unit="step", file=sys.stderr, leave=False
+        )
+
+    def step(self, images: int) -> None:
+        """One more batch is done."""
+        self._bar.update()
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """An epoch is done."""
+        self._bar.set_postfix_str(f"{metrics['images_per_second']:.0f} images/s", refresh=False)
+        if "val_accuracy" in metrics:
+            self._bar.write(
+                f"epoch {metrics['epoch']}/{self._epochs}  loss {metrics['train_loss']:.4f}  "
+                f"val loss {metrics['val_loss']:.4f}  val top-1 {metrics['val_accuracy']:.2%}  "
+                f"{metrics['images_per_second']:.0f} images/s",
+                file=sys.stderr,
+            )

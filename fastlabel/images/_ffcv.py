@@ -1,0 +1,57 @@
+"""The one door to ffcv. Its import sets the thread counts of torch and numba to 1: here they are restored."""
+
+from __future__ import annotations
+
+import warnings
+
+import numba
+import torch
+
+_torch_threads = torch.get_num_threads()
+_numba_threads = numba.get_num_threads()
+try:
+    with warnings.catch_warnings():
+        # ffcv 1.0.2 uses distutils, ast.Index and unescaped strings: its own business, not our user's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", SyntaxWarning)
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.fields.basics import IntDecoder
+        from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.pipeline.allocation_query import AllocationQuery
+        from ffcv.pipeline.compiler import Compiler
+        from ffcv.pipeline.operation import Operation
+        from ffcv.pipeline.state import State
+        from ffcv.reader import Reader
+        from ffcv.types import (
+            ALLOC_TABLE_TYPE,
+            CURRENT_VERSION,
+            TYPE_ID_HANDLER,
+            FieldDescType,
+            HeaderType,
+            get_metadata_type,
+        )
+finally:
+    torch.set_num_threads(_torch_threads)
+    numba.set_num_threads(_numba_threads)
+
+__all__ = [
+    "ALLOC_TABLE_TYPE",
+    "CURRENT_VERSION",
+    "IMAGE_MODES",
+    "TYPE_ID_HANDLER",
+    "AllocationQuery",
+    "Compiler",
+    "FieldDescType",
+    "HeaderType",
+    "IntDecoder",
+    "IntField",
+    "Loader",
+    "Operation",
+    "OrderOption",
+    "RGBImageField",
+    "Reader",
+    "SimpleRGBImageDecoder",
+    "State",
+    "get_metadata_type",
+]

@@ -1,0 +1,92 @@
+"""The FFCV decoder: each image is decoded once and cropped V times, by boxes that are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numba import get_thread_id, njit, prange
+
+from fastlabel.images import _ffcv as ffcv
+from fastlabel.images import turbojpeg
+from fastlabel.images.turbojpeg import OK, decode_jpeg
+from fastlabel.kernels.resized_crop.numba import resized_crop
+
+BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
+JPEG, RAW = int(ffcv.IMAGE_MODES["jpg"]), int(ffcv.IMAGE_MODES["raw"])
+
+
+@njit(nogil=True, cache=True)
+def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
+    image = pixels[: height * width * 3].reshape(height, width, 3)
+    for v in range(len(boxes_V5)):
+        if not resized_crop(image, boxes_V5[v], out_VSS3[v]):
+            return BAD_BOX
+    return OK
+
+
+@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+def decode_views(ids, metadata, storage, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
+    """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
+
+    ``storage`` is FFCV's view of the file: its bytes, and where each allocation starts and how long it is.
+    ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
+    """
+    file, starts, sizes = storage
+    for b in prange(len(ids)):
+        thread = get_thread_id()
+        sample = metadata[ids[b]]
+        height, width = np.int64(sample["height"]), np.int64(sample["width"])
+        start = sample["data_ptr"]
+        data = file[start : start + sizes[np.searchsorted(starts, start)]]
+        if sample["mode"] == JPEG:
+            scratch = scratch_TP[thread]
+            status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], scratch)
+            if status_B[b] == OK:
+                status_B[b] = _crop_views(scratch, height, width, boxes_BV5[b], out_BVSS3[b])
+        elif sample["mode"] != RAW:
+            status_B[b] = BAD_MODE
+        elif data.size != height * width * 3:
+            status_B[b] = BAD_RAW_SIZE
+        else:
+            status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b])
+
+
+class ViewsDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc]  # ffcv is not typed
+    """FFCV operation that turns sample ids into uint8 [B, V, S, S, 3].
+
+    FFCV would allocate its output once per epoch and overwrite it after ``batches_ahead`` batches, and would freeze
+    captured arrays into the compiled code. So the memory argument carries everything that changes: see ``BatchMemory``.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, None]:
+        shape = (self.size, self.size, 3)
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype(np.uint8)), None
+
+    def generate_code(self) -> Callable[..., Any]:
+        # FFCV compiles what this returns anew for each loader: a few lines, the rest comes from Numba's cache.
+        def decode(ids, memory, metadata, storage):  # type: ignore[no-untyped-def]
+            boxes, out, status, scratch, headers, handles = memory
+            decode_views(ids, metadata, storage, boxes, out, status, scratch, headers, handles)
+            return out
+
+        return decode
+
+
+def explain(status: int, beton: Any, sample: int) -> str:
+    """In words, why a sample did not decode."""
+    height, width = int(beton.heights[sample]), int(beton.widths[sample])
+    payload = beton.payload(sample)
+    if status in (turbojpeg.BROKEN_JPEG, turbojpeg.WRONG_SIZE):
+        return turbojpeg.explain(payload, height, width)
+    if status == BAD_RAW_SIZE:
+        return f"{len(payload)} raw bytes do not make {height}x{width} RGB pixels"
+    if status == BAD_BOX:
+        return f"its crop box leaves the image of {height}x{width} pixels"
+    return "it is stored in a mode that is neither jpg nor raw"

@@ -1,0 +1,238 @@
+"""Images as batches of crops: an FFCV pipeline, run by a thread that can fail, stop and be left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from types import TracebackType
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastlabel.errors import ImageDecodeError, InputError
+from fastlabel.images import _ffcv as ffcv
+from fastlabel.images.beton import IMAGE_FIELD, Beton
+from fastlabel.images.buffers import BufferPool
+from fastlabel.images.decode import ViewsDecoder, explain
+from fastlabel.images.turbojpeg import Decompressors
+from fastlabel.views import ViewPolicy
+
+BATCHES_AHEAD = 2
+_NODE_PREFIX = "memory_"
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Crops of some samples. Valid as long as it, or any tensor made from it, is held.
+
+    Attributes:
+        ids: int64 [B], indices of the samples in their file.
+        images: uint8 [B, V, S, S, 3], in the order of ``ids`` and of the views asked for.
+    """
+
+    ids: NDArray[np.int64]
+    images: torch.Tensor
+
+
+class ImageLoader:
+    """Decodes samples of a .beton file and crops them by a view policy.
+
+    Args:
+        beton: the file.
+        policy: gives the crop boxes, and the size of the crops.
+        batch_size: samples per batch; the last batch of an epoch may be smaller.
+        num_workers: threads that decode; 0 takes all cores.
+
+    One loader serves any number of epochs, one at a time, with any views, without compiling again.
+    """
+
+    def __init__(
+        self, beton: Beton | str | os.PathLike[str], policy: ViewPolicy, batch_size: int, num_workers: int = 0
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size} must be at least 1")
+        most = int(numba.config.NUMBA_NUM_THREADS)
+        if num_workers < 0:
+            raise InputError(f"num_workers {num_workers} must be 0 (all {most} cores) or more")
+        self.beton, self.policy, self.batch_size = Beton.open(beton), policy, batch_size
+        self.num_workers = min(num_workers or most, most)
+        self._pipeline = _ffcv_loader(self.beton, policy.size, batch_size)
+        pixels = int((self.beton.heights.astype(np.int64) * self.beton.widths).max())
+        self._scratch = np.empty((most, pixels * 3), np.uint8)
+        self._headers = np.zeros((most, 16), np.int32)  # a cache line each
+        self._decompressors = Decompressors(most)
+        weakref.finalize(self, self._decompressors.close)
+        self._pools: dict[int, BufferPool] = {}
+        self._epoch: weakref.ref[Epoch] | None = None
+
+    def epoch(self, ids: NDArray[np.int64], views: Sequence[int]) -> Epoch:
+        """Start to decode: an iterator over ``ImageBatch``, in the order of ``ids``, all ``views`` of each sample.
+
+        An epoch of this loader that still runs is closed: there is one at a time.
+        """
+        ids = np.ascontiguousarray(ids, np.int64)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.beton.num_samples:
+            raise InputError(
+                f"sample ids {ids.min()} to {ids.max()} leave the file's {self.beton.num_samples} samples"
+            )
+        running = self._epoch() if self._epoch else None
+        if running is not None:
+            running.close()
+        epoch = Epoch(self, ids, tuple(views))
+        self._epoch = weakref.ref(epoch)
+        return epoch
+
+    def _pool(self, num_views: int) -> BufferPool:
+        if num_views not in self._pools:
+            shape = (self.batch_size, num_views, self.policy.size, self.policy.size, 3)
+            self._pools[num_views] = BufferPool(shape, keep=BATCHES_AHEAD + 2)
+        return self._pools[num_views]
+
+    def decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
+        """One batch, in the calling thread, by the same FFCV pipeline that an epoch runs.
+
+        Raises:
+            ImageDecodeError: names the first sample that is broken, and the reason.
+        """
+        beton = self.beton
+        boxes = np.empty((len(ids), len(views), 5), np.int32)
+        for v, view in enumerate(views):
+            boxes[:, v] = self.policy.boxes(view, ids, beton.heights[ids], beton.widths[ids])
+        out, images = self._pool(len(views)).take(len(ids))
+        status = np.zeros(len(ids), np.int64)
+        memory = (boxes, out, status, self._scratch, self._headers, self._decompressors.handles)
+        _run_pipeline(self._pipeline, ids, memory)
+        if status.any():
+            first = int(np.flatnonzero(status)[0])
+            reason = explain(int(status[first]), beton, int(ids[first]))
+            raise ImageDecodeError(f"sample {ids[first]} of {beton.path} cannot be decoded: {reason}")
+        return ImageBatch(ids, images)
+
+
+def _ffcv_loader(beton: Beton, size: int, batch_size: int) -> Any:
+    pipelines = {name: None for name in beton.reader.field_names}
+    threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        # One thread here: FFCV compiles its few lines serially, the parallel loop is our kernel's.
+        return ffcv.Loader(
+            str(beton.path),
+            batch_size=batch_size,
+            num_workers=1,
+            os_cache=True,
+            pipelines={**pipelines, IMAGE_FIELD: [ViewsDecoder(size)]},
+        )
+    finally:
+        # FFCV sets the thread counts of the whole process.
+        torch.set_num_threads(threads[0])
+        numba.set_num_threads(threads[1])
+
+
+def _run_pipeline(loader: Any, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
+    """What ffcv's EpochIterator.run_pipeline does, with the memory of this batch."""
+    context = loader.memory_manager.schedule_epoch([ids])
+    with context:
+        stages, _ = loader.code
+        for stage, _ in stages:
+            names = stage.__code__.co_varnames[: stage.__code__.co_argcount]
+            slots = {name: memory if name.startswith(_NODE_PREFIX) else None for name in names}
+            stage(
+                **slots
+                | {"batch_indices": ids, "metadata": loader.reader.metadata, "storage_state": context.state}
+            )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class Epoch(Iterator[ImageBatch]):
+    """One pass over some samples; decodes ahead in a thread. Also a context manager.
+
+    ffcv's own EpochIterator is not used: an exception kills its thread and its reader waits for ever, an epoch that
+    is left half-way leaks its thread, and its batches are overwritten a few batches later.
+    """
+
+    def __init__(self, loader: ImageLoader, ids: NDArray[np.int64], views: tuple[int, ...]) -> None:
+        self.num_batches = -(-len(ids) // loader.batch_size)
+        self._queue: Queue[ImageBatch | _Failure | None] = Queue(BATCHES_AHEAD)
+        self._stop = threading.Event()
+        self._done = False
+        # The thread must not hold the epoch itself, or an abandoned one would never be collected.
+        arguments = (loader, ids, views, self._queue, self._stop)
+        self._thread = threading.Thread(
+            target=_decode_ahead, args=arguments, daemon=True, name="fastlabel-images"
+        )
+        weakref.finalize(self, self._stop.set)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Epoch:
+        return self
+
+    def __next__(self) -> ImageBatch:
+        if self._done:
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, ImageBatch):
+            return item
+        self.close()
+        if isinstance(item, _Failure):
+            raise item.error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop decoding and wait for the thread; safe to call twice."""
+        self._done = True
+        self._stop.set()
+        with contextlib.suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+        self._thread.join()
+
+    def __enter__(self) -> Epoch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _decode_ahead(
+    loader: ImageLoader,
+    ids: NDArray[np.int64],
+    views: tuple[int, ...],
+    queue: Queue[ImageBatch | _Failure | None],
+    stop: threading.Event,
+) -> None:
+    last: _Failure | None = None
+    try:
+        numba.set_num_threads(loader.num_workers)
+        # Images differ in size: small pieces keep the threads evenly busy.
+        with numba.parallel_chunksize(1):
+            for start in range(0, len(ids), loader.batch_size):
+                batch = loader.decode(ids[start : start + loader.batch_size], views)
+                if not _put(queue, batch, stop):
+                    return
+    except BaseException as error:  # whatever it is, the reader must hear of it instead of waiting
+        last = _Failure(error)
+    _put(queue, last, stop)
+
+
+def _put(queue: Queue[Any], item: Any, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        with contextlib.suppress(Full):
+            queue.put(item, timeout=0.1)
+            return True
+    return False

@@ -1,0 +1,73 @@
+"""Per-sample losses of a batch: against hard labels, stored soft labels, or a teacher that runs along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastlabel.errors import InputError
+from fastlabel.labels import TopKLabels, check_temperature
+from fastlabel.losses import soft_cross_entropy
+from fastlabel.models import Classifier
+
+
+class Batch(Protocol):
+    """What a loader yields: images uint8 [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B]."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> TopKLabels | None: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def ids(self) -> Tensor: ...
+
+
+PerSampleLoss = Callable[[Tensor, Batch], Tensor]
+"""(student logits [B, C], batch) -> losses [B] in nats."""
+
+
+def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
+    """Cross entropy with the class of each image."""
+
+    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(logits_BC, batch.targets, label_smoothing=label_smoothing, reduction="none")
+
+    return per_sample_loss
+
+
+def cached_loss(label_temperature: float = 1.0, student_temperature: float = 1.0) -> PerSampleLoss:
+    """Cross entropy with the labels that the store holds for these very crops."""
+    check_temperature("label_temperature", label_temperature)
+    check_temperature("student_temperature", student_temperature)
+
+    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        if batch.labels is None:
+            raise InputError("the loader gives no soft labels: open it with a label store")
+        return soft_cross_entropy(
+            logits_BC, batch.labels, label_temperature, student_temperature, reduction="none"
+        )
+
+    return per_sample_loss
+
+
+def online_loss(
+    teacher: Classifier, label_temperature: float = 1.0, student_temperature: float = 1.0
+) -> PerSampleLoss:
+    """Cross entropy with the teacher's output on the images of the batch: the oracle of `cached_loss`."""
+    check_temperature("label_temperature", label_temperature)
+    check_temperature("student_temperature", student_temperature)
+    teacher.eval()
+
+    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        # The teacher runs as it did when labels were stored, whatever precision the student trains in.
+        with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
+            probs_BC = torch.softmax(teacher(batch.images).float() / label_temperature, dim=1)
+        return F.cross_entropy(logits_BC / student_temperature, probs_BC, reduction="none")
+
+    return per_sample_loss

@@ -1,0 +1,90 @@
+"""The folder of one training run: config.json, metrics.jsonl, epoch-NNN.pt and last.pt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastlabel.errors import InputError
+from fastlabel.train.checkpoint import read_checkpoint, write_atomically
+
+_MISSING = "nothing"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. `identity` says what the run is: a folder continues only with the same identity."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, resume: bool) -> None:
+        """Create the folder, or continue in it with `resume`. config.json keeps the identity and, to read, `arguments`.
+
+        Raises InputError, with nothing touched, when it holds anything and `resume` is off, or another run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: a run needs a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            self._check_same(resume)
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        config = {"run": self.identity, "arguments": self.arguments}
+        write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+    def _check_same(self, resume: bool) -> None:
+        try:
+            before = json.loads((self.path / "config.json").read_text())["run"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.path} is not empty and holds no run (no readable config.json): choose another folder"
+            ) from error
+        difference = first_difference(before, json.loads(json.dumps(self.identity)))
+        if difference is not None:
+            raise InputError(f"{self.path} holds another run: {difference}. Choose another folder")
+        if not resume:
+            raise InputError(f"{self.path} already holds this run: resume it, or choose another folder")
+
+    def last(self) -> dict[str, Any] | None:
+        """The state to resume from, None before the first one was written."""
+        path = self.path / "last.pt"
+        return read_checkpoint(path) if path.exists() else None
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of one epoch to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The metrics of every epoch so far, oldest first; a line cut short by a crash ends them."""
+        return list(self._whole_lines())
+
+    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the metrics after `epoch`: a resumed run writes them again."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch]
+        write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())
+
+
+def first_difference(before: object, now: object, name: str = "") -> str | None:
+    """The first value in which two nested configurations differ, in words; None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            found = first_difference(
+                before.get(key, _MISSING), now.get(key, _MISSING), f"{name}.{key}".lstrip(".")
+            )
+            if found is not None:
+                return found
+        return None
+    return None if before == now else f"its {name} is {before}, not {now}"

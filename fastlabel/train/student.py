@@ -1,0 +1,184 @@
+"""Training a student on the views of a store, against its labels, the teacher itself, or the hard labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastlabel.errors import InputError, ManifestMismatchError
+from fastlabel.images.beton import Beton
+from fastlabel.loader import SoftLabelLoader
+from fastlabel.models import Classifier, ModelSpec, load_teacher
+from fastlabel.store import LabelStore
+from fastlabel.subset import images_per_class
+from fastlabel.train.loop import Reporter, Trainer, pick_device
+from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
+from fastlabel.train.recipes import Recipe
+from fastlabel.train.run import Run
+from fastlabel.train.setup import (
+    Result,
+    check_same_classes,
+    drops_last,
+    finish,
+    make_evaluator,
+    plain,
+    seeded,
+)
+
+LABELS = ("cache", "online", "hard")
+EPOCHS_EVALUATED_EACH = 20
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """A student's training. Its views and image size are those of the store.
+
+    `ipc` trains on that many random images per class, chosen by `ipc_seed` (default: `seed`); `teacher` is
+    the checkpoint that "online" runs; `teacher_index` says which teacher of the store the labels are from.
+    """
+
+    data: str | Path
+    store: str | Path
+    val: str | Path
+    out: str | Path
+    arch: str
+    recipe: Recipe
+    labels: str = "cache"
+    teacher: str | Path | None = None
+    teacher_index: int = 0
+    ipc: int | None = None
+    ipc_seed: int | None = None
+    label_temperature: float = 1.0
+    student_temperature: float = 1.0
+    seed: int = 0
+    keep_every: int = 0
+    eval_every: int | None = None
+    workers: int = 0
+    device: str = "auto"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels not in LABELS:
+            raise InputError(f"unknown kind of labels {self.labels!r}: known are {', '.join(LABELS)}")
+        if (self.labels == "online") != (self.teacher is not None):
+            raise InputError(f"a teacher's checkpoint goes with online labels: labels are {self.labels}")
+        if self.labels != "hard" and self.recipe.label_smoothing:
+            raise InputError(
+                "label smoothing is for hard labels: soft labels say by themselves how sure they are"
+            )
+        if self.labels == "hard" and (self.label_temperature != 1 or self.student_temperature != 1):
+            raise InputError("temperatures are for soft labels: leave them at 1 with hard labels")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dict(plain(self))
+
+
+def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Result:
+    """Train a student into the folder `config.out`.
+
+    The three kinds of labels train on the same crops in the same order, from the same weights. Raises
+    InputError (a folder that holds another run, data that do not fit together, too few images of a class),
+    StoreError (a store that does not belong to the data or to the teacher) and FastlabelError (a loss that is
+    not finite).
+    """
+    device = pick_device(config.device)
+    data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
+    check_same_classes(data, val)
+    num_classes = store.manifest.codec.num_classes
+    loss = _loss(config, store, device)
+    ids = student_ids(config, data, store)
+    recipe = config.recipe
+    with seeded(config.seed, device):
+        model = Classifier(ModelSpec(config.arch, num_classes, store.views.size))
+        loader = SoftLabelLoader(
+            data,
+            store,
+            batch_size=recipe.batch_size,
+            device=device,
+            seed=config.seed,
+            indices=ids,
+            teacher=config.teacher_index,
+            num_workers=config.workers,
+            drop_last=drops_last(len(ids), recipe.batch_size),
+        )
+        trainer = Trainer(
+            model=model,
+            loader=loader,
+            loss=loss,
+            evaluate=make_evaluator(val, store.views, device, config.workers),
+            recipe=recipe,
+            run=Run(Path(config.out), _identity(config, data, val, store, ids), config.to_dict()),
+            device=device,
+            keep_every=config.keep_every,
+            eval_every=config.eval_every or default_eval_every(recipe.epochs),
+            reporter=reporter,
+        )
+        return finish(trainer, config.resume)
+
+
+def default_eval_every(epochs: int) -> int:
+    """Evaluate after every epoch of a run of up to 20, else about ten times."""
+    return 1 if epochs <= EPOCHS_EVALUATED_EACH else math.ceil(epochs / 10)
+
+
+def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.NDArray[np.int64]:
+    """The sample ids that the student trains on, sorted: all that the store has labels for, or `ipc` of each class."""
+    if config.ipc is None:
+        return store.ids
+    seed = config.seed if config.ipc_seed is None else config.ipc_seed
+    return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=data.num_classes)
+
+
+def _loss(config: StudentConfig, store: LabelStore, device: torch.device) -> PerSampleLoss:
+    if config.labels == "hard":
+        return hard_loss(config.recipe.label_smoothing)
+    if config.teacher is None:
+        return cached_loss(config.label_temperature, config.student_temperature)
+    teacher = load_teacher(config.teacher, device)
+    expected = _teacher_sha256(config, store)
+    if teacher.sha256 != expected:
+        raise ManifestMismatchError(
+            f"{config.teacher} (weights {teacher.sha256[:12]}) is not teacher {config.teacher_index} of {config.store} "
+            f"(weights {expected[:12]}): give the checkpoint that labelled the store"
+        )
+    return online_loss(teacher.model, config.label_temperature, config.student_temperature)
+
+
+def _teacher_sha256(config: StudentConfig, store: LabelStore) -> str:
+    teachers = store.manifest.teachers
+    if not 0 <= config.teacher_index < len(teachers):
+        raise InputError(
+            f"{config.store} has {len(teachers)} teachers, counted from 0: there is no {config.teacher_index}"
+        )
+    return str(teachers[config.teacher_index].sha256)
+
+
+def _identity(
+    config: StudentConfig, data: Beton, val: Beton, store: LabelStore, ids: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    return {
+        "command": "train-student",
+        "arch": config.arch,
+        "labels": config.labels,
+        "label_temperature": config.label_temperature,
+        "student_temperature": config.student_temperature,
+        "ipc": config.ipc,
+        "ipc_seed": config.ipc_seed,
+        "images": len(ids),
+        "seed": config.seed,
+        "recipe": config.recipe.to_dict(),
+        "teacher_sha256": _teacher_sha256(config, store),
+        "views": store.num_views,
+        "view_policy": store.views.name,
+        "size": store.views.size,
+        "k": store.manifest.codec.k,
+        "data": data.fingerprint(),
+        "val": val.fingerprint(),
+    }

@@ -1,0 +1,110 @@
+"""Training a teacher on hard labels, a new view of every image each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastlabel.images.beton import Beton
+from fastlabel.loader import SoftLabelLoader
+from fastlabel.models import Classifier, ModelSpec
+from fastlabel.train.loop import Reporter, Trainer, pick_device
+from fastlabel.train.objectives import hard_loss
+from fastlabel.train.recipes import Recipe
+from fastlabel.train.run import Run
+from fastlabel.train.setup import (
+    Result,
+    check_same_classes,
+    drops_last,
+    finish,
+    has_size,
+    make_evaluator,
+    plain,
+    seeded,
+)
+from fastlabel.views import ViewPolicy
+
+DEFAULT_SIZE = 224
+LARGEST_PAD_CROP = 64
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A teacher's training. `size` in pixels and `view_policy` default by the images; `workers` 0 means all cores."""
+
+    data: str | Path
+    val: str | Path
+    out: str | Path
+    arch: str
+    recipe: Recipe
+    size: int | None = None
+    view_policy: str | None = None
+    seed: int = 0
+    keep_every: int = 1
+    eval_every: int = 1
+    workers: int = 0
+    device: str = "auto"
+    resume: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dict(plain(self))
+
+
+def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Result:
+    """Train a teacher; a checkpoint for every epoch kept goes to `config.out`.
+
+    The same configuration gives the same weights on the same CPU, resumed or not. Raises InputError (a folder
+    that holds another run, data that do not fit together) and FastlabelError (a loss that is not finite).
+    """
+    device = pick_device(config.device)
+    data, val = Beton.open(config.data), Beton.open(config.val)
+    check_same_classes(data, val)
+    policy = _view_policy(config, data)
+    recipe = config.recipe
+    with seeded(config.seed, device):
+        model = Classifier(ModelSpec(config.arch, data.num_classes, policy.size))
+        loader = SoftLabelLoader(
+            data,
+            None,
+            batch_size=recipe.batch_size,
+            device=device,
+            seed=config.seed,
+            policy=policy,
+            num_workers=config.workers,
+            drop_last=drops_last(data.num_samples, recipe.batch_size),
+        )
+        identity = {
+            "command": "train-teacher",
+            "arch": config.arch,
+            "size": policy.size,
+            "view_policy": policy.name,
+            "seed": config.seed,
+            "recipe": recipe.to_dict(),
+            "data": data.fingerprint(),
+            "val": val.fingerprint(),
+        }
+        trainer = Trainer(
+            model=model,
+            loader=loader,
+            loss=hard_loss(recipe.label_smoothing),
+            evaluate=make_evaluator(val, policy, device, config.workers),
+            recipe=recipe,
+            run=Run(Path(config.out), identity, config.to_dict()),
+            device=device,
+            keep_every=config.keep_every,
+            eval_every=config.eval_every,
+            reporter=reporter,
+        )
+        return finish(trainer, config.resume)
+
+
+def _view_policy(config: TeacherConfig, data: Beton) -> ViewPolicy:
+    size = config.size
+    if size is None:
+        side = int(data.heights[0])
+        size = side if has_size(data, side) else DEFAULT_SIZE
+    small = size <= LARGEST_PAD_CROP and has_size(data, size)
+    name = config.view_policy or ("pad-crop" if small else "random-resized-crop")
+    return ViewPolicy.from_name(name, size=size, seed=config.seed)

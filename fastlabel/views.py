@@ -1,0 +1,185 @@
+"""A view is a pure function of (seed, view, sample, height, width): a crop box and a flip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastlabel.errors import InputError
+from fastlabel.kernels import view_boxes as kernel
+
+KINDS = {
+    "random-resized-crop": kernel.RANDOM_RESIZED_CROP,
+    "pad-crop": kernel.PAD_CROP,
+    "center": kernel.CENTER,
+    "identity": kernel.IDENTITY,
+}
+PARAMETERS = {
+    "random-resized-crop": ("scale_q24", "ratio_q16", "flip"),
+    "pad-crop": ("padding", "flip"),
+    "center": ("fraction",),
+    "identity": (),
+}
+ASPECTS = 256
+STREAM_ORDER, STREAM_VIEW_ORDER = 1, 2
+MAX_SEED, MAX_VIEW, MAX_SIDE = 2**64, 2**32, 2**16
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """How a view crops: a name, the side of its square output in pixels, a seed and integer parameters.
+
+    Make one with :meth:`random_resized_crop`, :meth:`pad_crop`, :meth:`center` or :meth:`identity`.
+    Geometry is computed in integers from Philox4x32-10 words, so that two machines agree to the pixel.
+
+    Attributes:
+        scale_q24: lowest and highest area fraction of a random-resized-crop, in units of 2**-24.
+        ratio_q16: lowest and highest width/height ratio, in units of 2**-16.
+        aspects_q16: 256 log-uniform values of sqrt(width/height), in units of 2**-16.
+        flip: whether half of the samples are mirrored.
+        padding: pixels added on each side by pad-crop; what lies outside the image is black.
+        fraction: side of the central square over the shorter side of the image, as (numerator, denominator).
+    """
+
+    name: str
+    size: int
+    seed: int = 0
+    scale_q24: tuple[int, int] = (0, 0)
+    ratio_q16: tuple[int, int] = (0, 0)
+    aspects_q16: tuple[int, ...] = field(default=(), repr=False)
+    flip: bool = False
+    padding: int = 0
+    fraction: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.name not in KINDS:
+            raise InputError(f"unknown view policy {self.name!r}; choose one of {', '.join(KINDS)}")
+        if not 1 <= self.size < MAX_SIDE:
+            raise InputError(f"view size {self.size} must be 1 to {MAX_SIDE - 1} pixels")
+        if not 0 <= self.seed < MAX_SEED:
+            raise InputError(f"view seed {self.seed} must be 0 to 2**64 - 1")
+        if self.name == "random-resized-crop":
+            self._check_random_resized_crop()
+        if self.padding < 0:
+            raise InputError(f"padding {self.padding} must not be negative")
+        if not 0 < self.fraction[0] <= self.fraction[1]:
+            raise InputError(f"fraction {self.fraction} must be above 0 and at most 1")
+
+    def _check_random_resized_crop(self) -> None:
+        low, high = self.scale_q24
+        if not 0 < low <= high <= 1 << 24:
+            raise InputError(f"scale {low / 2**24:g} to {high / 2**24:g} must lie above 0, in order, up to 1")
+        if not 0 < self.ratio_q16[0] <= self.ratio_q16[1]:
+            raise InputError(f"ratio {self.ratio_q16} must be positive and in order")
+        if len(self.aspects_q16) != ASPECTS or min(self.aspects_q16) < 1:
+            raise InputError(f"a random-resized-crop needs {ASPECTS} positive aspects, got {len(self.aspects_q16)}")
+
+    @classmethod
+    def random_resized_crop(
+        cls,
+        size: int,
+        seed: int = 0,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: bool = True,
+    ) -> ViewPolicy:
+        """A box of random area and aspect, resized to size x size: torchvision's RandomResizedCrop."""
+        if not 0 < ratio[0] <= ratio[1]:
+            raise InputError(f"ratio {ratio} must be positive and in order")
+        low, high = math.log(ratio[0]), math.log(ratio[1])
+        # Midpoints of equal steps in the logarithm. Only these integers matter afterwards.
+        logs = (low + (high - low) * (i + 0.5) / ASPECTS for i in range(ASPECTS))
+        return cls(
+            "random-resized-crop",
+            size,
+            seed,
+            scale_q24=(round(scale[0] * 2**24), round(scale[1] * 2**24)),
+            ratio_q16=(round(ratio[0] * 2**16), round(ratio[1] * 2**16)),
+            aspects_q16=tuple(round(math.exp(value / 2) * 2**16) for value in logs),
+            flip=flip,
+        )
+
+    @classmethod
+    def pad_crop(cls, size: int, seed: int = 0, padding: int = 4, flip: bool = True) -> ViewPolicy:
+        """A random size x size box of the image with ``padding`` black pixels around it, as for CIFAR."""
+        return cls("pad-crop", size, seed, flip=flip, padding=padding)
+
+    @classmethod
+    def center(cls, size: int, seed: int = 0, fraction: tuple[int, int] = (7, 8)) -> ViewPolicy:
+        """The central square, ``fraction`` of the shorter side, resized: 7/8 is 224 of 256."""
+        return cls("center", size, seed, fraction=fraction)
+
+    @classmethod
+    def identity(cls, size: int, seed: int = 0) -> ViewPolicy:
+        """The whole image, resized to size x size where it has another shape."""
+        return cls("identity", size, seed)
+
+    @classmethod
+    def from_name(cls, name: str, size: int, seed: int = 0) -> ViewPolicy:
+        """The policy of that name with its usual parameters."""
+        if name not in KINDS:
+            raise InputError(f"unknown view policy {name!r}; choose one of {', '.join(KINDS)}")
+        policy: ViewPolicy = getattr(cls, name.replace("-", "_"))(size, seed)
+        return policy
+
+    def boxes(self, view: int, ids: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> NDArray[np.int32]:
+        """Boxes int32 [B, 5] of samples under a view: top, left, height, width in pixels, and flip.
+
+        Args:
+            view: which view, 0 to 2**32 - 1.
+            ids: int64 [B], indices of the samples in their file.
+            heights, widths: [B], size in pixels of each sample's image.
+
+        Raises:
+            InputError: an image is too small for pad-crop, or a value is out of range.
+        """
+        if not 0 <= view < MAX_VIEW:
+            raise InputError(f"view {view} must be 0 to 2**32 - 1")
+        ids, heights, widths = np.asarray(ids, np.int64), np.asarray(heights, np.int32), np.asarray(widths, np.int32)
+        boxes = kernel.view_boxes(
+            KINDS[self.name], self._parameters(), self.aspects_q16, self.size, self.seed, view, ids, heights, widths
+        )
+        if self.name == "pad-crop" and (small := np.flatnonzero(boxes[:, 2] == 0)).size:
+            first = small[0]
+            raise InputError(
+                f"sample {ids[first]} is {heights[first]}x{widths[first]} pixels: too small for a "
+                f"{self.size}x{self.size} crop with padding {self.padding}; take a smaller size or another policy"
+            )
+        return boxes
+
+    def _parameters(self) -> tuple[int, ...]:
+        if self.name == "random-resized-crop":
+            return (*self.scale_q24, *self.ratio_q16, int(self.flip))
+        return {"pad-crop": (self.padding, int(self.flip)), "center": self.fraction}.get(self.name, ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a manifest keeps: the name, size, seed and the parameters of this policy, all integers."""
+        names = ["name", "size", "seed", *PARAMETERS[self.name]]
+        if self.name == "random-resized-crop":
+            names.append("aspects_q16")
+        values = asdict(self)
+        return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:
+        """The inverse of :meth:`to_dict`."""
+        try:
+            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
+        except TypeError as error:
+            raise InputError(f"not a view policy: {error}") from error
+
+
+def random_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """``ids`` in the random order of an epoch; the same on every machine and for every number of workers."""
+    return ids[np.argsort(kernel.random_keys(seed, STREAM_ORDER, epoch, ids), kind="stable")]
+
+
+def view_of_epoch(epoch: int, num_views: int, seed: int) -> int:
+    """The view that an epoch trains on: a permutation of the views by seed, cycled."""
+    views = np.arange(num_views, dtype=np.int64)
+    keys = kernel.random_keys(seed, STREAM_VIEW_ORDER, 0, views)
+    return int(views[np.argsort(keys, kind="stable")][epoch % num_views])

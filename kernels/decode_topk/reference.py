@@ -1,0 +1,77 @@
+"""decode_topk in float64 torch operations, on any device: the definition that every backend equals.
+
+Weights are relative to the top class. A kept class of gap g weighs exp(-g / T). The tail is spread evenly: the
+R classes there weigh exp(lam) each. At T = 1 the stored mass gives lam1 exactly. At another T the tail's logits are taken
+as Gaussian: their mean is -gamma (stored), their log-mean-exp is lam1, so their variance is twice delta = lam1 + gamma
+and at temperature T the log-mean-exp is -gamma / T + delta / T^2. (For a Gaussian, log-mean-exp = mean + variance / 2.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastlabel.kernels.label_format import (
+    CODES_PER_NAT,
+    LOG_ODDS_OFFSET,
+    LOG_ODDS_PER_NAT,
+    UNDEFINED_MEAN_GAP,
+    ZERO_CODE,
+    ZERO_MASS,
+    check_codes,
+    check_temperature,
+    widen,
+)
+
+
+def _tail_log_weight(gaps_BK: Tensor, tail_B2: Tensor, rest: int, temperature: float) -> Tensor:
+    """Log-weight of one tail class relative to the top class (nats), where the tail has mass."""
+    tail_B2 = widen(tail_B2)
+    log_odds = (tail_B2[:, 0] - 1).to(torch.float64) / LOG_ODDS_PER_NAT - LOG_ODDS_OFFSET
+    lam1 = log_odds + gaps_BK.neg().exp().sum(1).log() - math.log(rest)
+    if temperature == 1:
+        return lam1
+    gamma = tail_B2[:, 1].to(torch.float64) / CODES_PER_NAT
+    delta = lam1 + gamma
+    # By Jensen delta >= 0, unless a code saturated or the tail is flat up to rounding.
+    gaussian = (tail_B2[:, 1] != UNDEFINED_MEAN_GAP) & (delta >= 0)
+    lam = torch.where(gaussian, (delta / temperature - gamma) / temperature, lam1 / temperature)
+    if temperature < 1:
+        # Cold, a Gaussian's upper end would outgrow the kept classes: no tail class lies above the last of them.
+        last = gaps_BK.masked_fill(gaps_BK.isinf(), 0).amax(1)
+        lam = torch.minimum(lam, torch.maximum(-last, lam1) / temperature)
+    return lam
+
+
+def topk_probabilities(
+    codes_BK: Tensor, tail_B2: Tensor, num_classes: int, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Probabilities of the kept classes [B, K] and of each one class of the tail [B], float32, without a dense target.
+
+    Raises TypeError or ValueError on codes, a tail or a temperature that cannot be of a label over `num_classes`.
+    """
+    check_codes(codes_BK, tail_B2, num_classes)
+    check_temperature("temperature", temperature)
+    rest = num_classes - codes_BK.shape[1]
+    gaps_BK = (codes_BK.to(torch.float64) / CODES_PER_NAT).masked_fill(codes_BK == ZERO_CODE, torch.inf)
+    weights_BK = (gaps_BK / -temperature).exp()
+    tail_weight_B = torch.zeros_like(weights_BK[:, 0])
+    if rest:
+        lam = _tail_log_weight(gaps_BK, tail_B2, rest, temperature)
+        lam = torch.where(widen(tail_B2)[:, 0] == ZERO_MASS, -torch.inf, lam)
+        # Rounded steps can lift a flat tail above the top class; a low temperature then blows that up: keep it at 1.
+        weights_BK = weights_BK * lam.clamp(min=0).neg().exp()[:, None]
+        tail_weight_B = lam.clamp(max=0).exp()
+    total_B = weights_BK.sum(1) + rest * tail_weight_B
+    return (weights_BK / total_B[:, None]).to(torch.float32), (tail_weight_B / total_B).to(torch.float32)
+
+
+def decode_topk_reference(
+    classes_BK: Tensor, codes_BK: Tensor, tail_B2: Tensor, num_classes: int, temperature: float = 1.0
+) -> Tensor:
+    """Dense probabilities [B, C], float32: see `decode_topk`, whose result this defines."""
+    probs_BK, tail_prob_B = topk_probabilities(codes_BK, tail_B2, num_classes, temperature)
+    dense_BC = tail_prob_B[:, None].repeat(1, num_classes)
+    return dense_BC.scatter_(1, widen(classes_BK).to(torch.int64), probs_BK)

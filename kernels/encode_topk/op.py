@@ -1,0 +1,52 @@
+"""encode_topk: checks its arguments and picks the backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlabel.kernels.encode_topk.numba import encode_topk_numba
+from fastlabel.kernels.encode_topk.reference import encode_topk_reference
+from fastlabel.kernels.label_format import classes_dtype
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _check(logits_BC: Tensor, k: int) -> None:
+    if logits_BC.dtype not in _DTYPES:
+        raise TypeError(f"logits have dtype {logits_BC.dtype}, expected float32, float64, bfloat16 or float16")
+    if logits_BC.ndim != 2:
+        raise ValueError(f"logits have shape {tuple(logits_BC.shape)}, expected [B, C]")
+    if not 1 <= k <= logits_BC.shape[1]:
+        raise ValueError(f"k is {k}, expected 1 to the number of classes, {logits_BC.shape[1]}")
+
+
+def encode_topk(logits_BC: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode each row of logits as its top K classes and a summary of the other R = C - K.
+
+    Args:
+        logits_BC: nats, float32, float64, bfloat16 or float16; no NaN or +inf, and one finite logit in each row (the
+            result of a row that breaks this is undefined). -inf is a probability of zero.
+        k: classes to keep, 1 to C.
+
+    Returns:
+        classes_BK: uint16 (uint32 above 65,536 classes), by descending logit, of equal ones the lower class first.
+        codes_BK: uint8, gap below the top logit in steps of 1/8 nat; 254 is 31.75 nats or more, 255 probability zero.
+        tail_B2: uint16, log-odds of the mass outside the top K: 0 is no mass, else (code - 1) / 256 - 240 nats; and
+            the mean gap there in steps of 1/8 nat, 65535 where it is undefined (R = 0, or a logit of -inf).
+
+    Raises:
+        TypeError, ValueError: on another dtype, shape or k.
+    """
+    _check(logits_BC, k)
+    if logits_BC.device.type != "cpu":
+        return encode_topk_reference(logits_BC, k)
+    logits_BC = logits_BC.detach()
+    if logits_BC.dtype != torch.float64:
+        logits_BC = logits_BC.to(torch.float32)
+    B, C = logits_BC.shape
+    classes_BK = torch.empty(B, k, dtype=classes_dtype(C))
+    codes_BK = torch.empty(B, k, dtype=torch.uint8)
+    tail_B2 = torch.empty(B, 2, dtype=torch.uint16)
+    encode_topk_numba(logits_BC.contiguous().numpy(), classes_BK.numpy(), codes_BK.numpy(), tail_B2.numpy())
+    return classes_BK, codes_BK, tail_B2

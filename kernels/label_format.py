@@ -1,0 +1,78 @@
+"""The label of one crop as tensors: constants of the format, and the checks that the ops share.
+
+A batch of labels is `classes_BK` (uint16, or uint32 above 65,536 classes) by descending logit, `codes_BK` (uint8),
+the gap of each logit below the top one, and `tail_B2` (uint16): the log-odds of the mass outside the top K, and the mean
+gap of the classes there.
+
+Numba keeps compiled kernels and does not notice when a constant changes here; these belong to the format and do not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CODES_PER_NAT = 8  # of a gap below the top logit, for `codes` and for the tail's mean gap
+SATURATED_CODE = 254  # this gap or more
+ZERO_CODE = 255  # probability zero
+
+LOG_ODDS_PER_NAT = 256
+LOG_ODDS_OFFSET = 240  # nats: log-odds = (code - 1) / 256 - 240
+LOG_ODDS_SPAN = 65534  # codes 1 .. 65535; code 0 says that the mass is exactly zero
+ZERO_MASS = 0
+
+LARGEST_MEAN_GAP = 65534
+UNDEFINED_MEAN_GAP = 65535
+
+
+def classes_dtype(num_classes: int) -> torch.dtype:
+    """The dtype of class ids: uint16 up to 65,536 classes, uint32 above."""
+    return torch.uint16 if num_classes <= 1 << 16 else torch.uint32
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """uint16 as int32, uint32 as int64, anything else as it is: torch's wide unsigned types have no arithmetic."""
+    if tensor.dtype == torch.uint16:
+        return tensor.view(torch.int16).to(torch.int32) & 0xFFFF
+    if tensor.dtype == torch.uint32:
+        return tensor.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    return tensor
+
+
+def check_temperature(name: str, temperature: float) -> None:
+    """Raise ValueError unless the temperature is positive and finite."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"{name} is {temperature}, expected a positive finite number")
+
+
+def check_codes(codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:
+    """Raise TypeError or ValueError unless codes and tail have the dtype and shape of labels over `num_classes`."""
+    if codes_BK.dtype != torch.uint8:
+        raise TypeError(f"codes have dtype {codes_BK.dtype}, expected torch.uint8")
+    if tail_B2.dtype != torch.uint16:
+        raise TypeError(f"tail has dtype {tail_B2.dtype}, expected torch.uint16")
+    if codes_BK.ndim != 2 or codes_BK.shape[1] < 1:
+        raise ValueError(f"codes have shape {tuple(codes_BK.shape)}, expected [B, K] with K of 1 or more")
+    if tail_B2.shape != (codes_BK.shape[0], 2):
+        raise ValueError(f"tail has shape {tuple(tail_B2.shape)}, expected {(codes_BK.shape[0], 2)}")
+    if codes_BK.shape[1] > num_classes:
+        raise ValueError(f"labels keep K={codes_BK.shape[1]} classes, more than the {num_classes} there are")
+    if codes_BK.device != tail_B2.device:
+        raise ValueError(f"codes are on {codes_BK.device} and tail on {tail_B2.device}, expected one device")
+
+
+def check_labels(classes_BK: Tensor, codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:
+    """Raise TypeError or ValueError unless the three tensors are labels over `num_classes`. Never reads their values."""
+    check_codes(codes_BK, tail_B2, num_classes)
+    if classes_BK.dtype != classes_dtype(num_classes):
+        raise TypeError(
+            f"classes have dtype {classes_BK.dtype}, expected {classes_dtype(num_classes)} for {num_classes} classes"
+        )
+    if classes_BK.shape != codes_BK.shape:
+        raise ValueError(
+            f"classes have shape {tuple(classes_BK.shape)}, expected the shape of codes, {tuple(codes_BK.shape)}"
+        )
+    if classes_BK.device != codes_BK.device:
+        raise ValueError(f"classes are on {classes_BK.device} and codes on {codes_BK.device}, expected one device")

@@ -1,0 +1,56 @@
+"""Fixtures for every test: the command line, and folders of images that are made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """cli("write-dataset", path, ...) runs the command in this process; .exit_code, .stdout, .stderr.
+
+    An exception that the command line does not turn into an exit code fails the test.
+    """
+    from fastlabel.cli.main import main
+
+    def run(*args: object) -> Result:
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """12 JPEG photos of differing sizes (48 to 128 pixels) in the class folders bird, cat and dog."""
+    return make_photo_folder(tmp_path / "photos")
+
+
+def make_photo_folder(root: Path, classes: tuple[str, ...] = ("bird", "cat", "dog"), per_class: int = 4) -> Path:
+    random = np.random.default_rng(20)
+    for target, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(per_class):
+            height, width = random.integers(48, 129, size=2)
+            photo = photo_like(int(height), int(width), hue=target, seed=100 * target + index)
+            Image.fromarray(photo).save(root / name / f"{index:03d}.jpg", quality=95)
+    return root
+
+
+def photo_like(height: int, width: int, hue: int, seed: int) -> np.ndarray:
+    """uint8 [height, width, 3]: gradients of a class's colour, a bright disc, and grain."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]
+    phases = random.uniform(0, 2 * np.pi, size=3) * 0.2 + np.arange(3) * 2 + hue
+    pixels = 110 + 70 * np.sin(3 * x[..., None] + 2 * y[..., None] + phases)
+    disc = (x - random.uniform(0.3, 0.7)) ** 2 + (y - random.uniform(0.3, 0.7)) ** 2 < 0.04
+    pixels[disc] += 50
+    return np.clip(pixels + random.normal(0, 6, size=pixels.shape), 0, 255).astype(np.uint8)

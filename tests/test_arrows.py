@@ -1,0 +1,220 @@
+"""Holds the arrows of the design: who may import whom, and what importing fastlabel costs."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "fastlabel"
+
+# A module may import its own level and those below. The name is the first part after `fastlabel.`
+LEVELS = [
+    {"errors"},
+    {"kernels"},
+    {"views", "codec", "labels", "label_ops", "losses"},
+    {"manifest"},
+    {"commit", "store", "images", "models", "convnet", "weights", "subset"},
+    {"cache", "loader"},
+    {"train"},
+    {"studies", "demo", "figures"},
+    {""},  # fastlabel/__init__.py
+    {"cli"},
+]
+MODELS = {"models", "convnet", "weights"}
+# Narrower than the levels: these may import, of ours, nothing else.
+ONLY = {
+    "errors": set(),
+    "kernels": {"kernels"},
+    "images": {"images", "views", "kernels", "errors"},
+    **{name: MODELS | {"errors"} for name in MODELS},
+}
+OWNERS = {  # third-party package: who may import it
+    "zarr": {"store", "commit"},
+    "ffcv": {"images"},
+    "click": {"cli"},
+    "triton": {"kernels"},
+}
+KERNELS_MAY_IMPORT = {"torch", "numpy", "numba", "triton"} | set(sys.stdlib_module_names)
+
+
+def modules() -> dict[str, str]:
+    """Dotted name to source of every module of the package, through the symlinks."""
+    files = {path for root in (PACKAGE, PACKAGE / "kernels", PACKAGE / "cli") for path in root.rglob("*.py")}
+    return {dotted(path): path.read_text() for path in sorted(files)}
+
+
+def dotted(path: Path) -> str:
+    parts = ("fastlabel", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(module: str, source: str, known: set[str]) -> Iterator[str]:
+    """Absolute names of everything that a module imports, at its top or lazily."""
+    is_package = any(name.startswith(module + ".") for name in known)
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                ancestor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*ancestor, *base.split(".")]).rstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in known else base
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            if called in {"import_module", "__import__"} and isinstance(node.args[0].value, str):
+                yield node.args[0].value
+
+
+def part(module: str) -> str:
+    """views for fastlabel.views, images for fastlabel.images.load, nothing for fastlabel itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def level(name: str) -> int | None:
+    return next((height for height, names in enumerate(LEVELS) if name in names), None)
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """Every import that goes against the design, as `importer -> imported: rule`."""
+    found = []
+    for module, source in sources.items():
+        me = part(module)
+        if level(me) is None:
+            found.append(f"{module}: give it a level in this test")
+            continue
+        for target in sorted(set(imports(module, source, set(sources)))):
+            rule = broken_rule(me, target)
+            if rule:
+                found.append(f"{module} -> {target}: {rule}")
+    return found
+
+
+def broken_rule(me: str, target: str) -> str | None:
+    top = target.split(".")[0]
+    if top != "fastlabel":
+        if me not in OWNERS.get(top, {me}):
+            return f"only {', '.join(sorted(OWNERS[top]))} may import {top}"
+        if me == "kernels" and top not in KERNELS_MAY_IMPORT:
+            return "kernels import torch, numpy, numba and triton only"
+        return None
+    other = part(target)
+    if other == me:
+        return None
+    mine, theirs = level(me), level(other)
+    if mine is None or theirs is None:
+        return "give both a level in this test"
+    if theirs > mine:
+        return "against the arrows"
+    if other not in ONLY.get(me, {other}):
+        return f"{me} may import, of ours, only {', '.join(sorted(ONLY[me])) or 'nothing'}"
+    return None
+
+
+def prints(source: str) -> list[int]:
+    """Lines that call print()."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_imports_follow_the_arrows():
+    assert violations(modules()) == []
+
+
+def test_no_import_cycles():
+    """At run time and lazily alike: parts of the same level may not need each other both ways."""
+    graph: dict[str, set[str]] = {}
+    sources = modules()
+    for module, source in sources.items():
+        targets = {part(name) for name in imports(module, source, set(sources)) if name.startswith("fastlabel.")}
+        graph.setdefault(part(module), set()).update(targets - {part(module)})
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_the_library_does_not_print():
+    printing = {name: prints(text) for name, text in modules().items() if part(name) != "cli"}
+    assert {name: lines for name, lines in printing.items() if lines} == {}
+
+
+def test_the_walk_sees_the_symlinked_packages():
+    names = modules().keys()
+    assert {"fastlabel", "fastlabel.errors", "fastlabel.cli.main", "fastlabel.images.write"} <= names
+    assert any(name.startswith("fastlabel.kernels.") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("fastlabel.errors", "from fastlabel import views"),
+        ("fastlabel.views", "import fastlabel.store"),
+        ("fastlabel.views", "def f():\n    from .manifest import Manifest"),
+        ("fastlabel.views", "from fastlabel import LabelStore"),
+        ("fastlabel.labels", "import zarr"),
+        ("fastlabel.store", "from fastlabel.images.write import write_dataset\nimport fastlabel.loader"),
+        ("fastlabel.images.load", "from ..store import LabelStore"),
+        ("fastlabel.loader", "def f():\n    from ffcv.loader import Loader"),
+        ("fastlabel.loader", "import importlib\nimportlib.import_module('ffcv')"),
+        ("fastlabel.loader", "from fastlabel.train import loop"),
+        ("fastlabel.train.loop", "import click"),
+        ("fastlabel.train.loop", "import fastlabel.cli.main"),
+        ("fastlabel.models", "import fastlabel.codec"),
+        ("fastlabel.kernels.op.op", "from fastlabel.errors import InputError"),
+        ("fastlabel.kernels.op.op", "from ...errors import InputError"),
+        ("fastlabel.kernels.op.op", "import tqdm"),
+        ("fastlabel.surprise", "import os"),
+    ],
+)
+def test_a_forbidden_import_is_found(module, text):
+    sources = dict.fromkeys(
+        ["fastlabel", "fastlabel.kernels", "fastlabel.kernels.op", "fastlabel.images", "fastlabel.train"]
+        + ["fastlabel.cli.main", "fastlabel.errors", "fastlabel.views", "fastlabel.manifest", "fastlabel.store"],
+        "",
+    )
+    assert violations(sources) == []
+    assert violations(sources | {module: text})
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("fastlabel.kernels.op.op", "import torch, math\nfrom .reference import f\nfrom fastlabel.kernels import op"),
+        ("fastlabel.store", "import zarr\nfrom . import views, errors"),
+        ("fastlabel.images.load", "import ffcv\nfrom fastlabel import views"),
+        ("fastlabel.cli.main", "import click\nfrom fastlabel import LabelStore"),
+    ],
+)
+def test_an_allowed_import_is_not(module, text):
+    known = ["fastlabel", "fastlabel.kernels", "fastlabel.kernels.op", "fastlabel.errors", "fastlabel.views"]
+    assert violations(dict.fromkeys(known, "") | {module: text}) == []
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The top-level packages in a fresh process after torch (whatever it brings) and then a statement."""
+    script = (
+        "import json, sys, torch\n"
+        "before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_fastlabel_is_light():
+    heavy = {"ffcv", "zarr", "triton", "click", "matplotlib", "torchvision", "sklearn", "cv2"}
+    assert loaded_after("import fastlabel") & heavy == set()
+
+
+def test_the_command_line_starts_without_torch():
+    script = "import sys, fastlabel.cli.main; sys.exit(bool({'torch', 'ffcv', 'zarr'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
