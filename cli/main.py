@@ -70,3 +70,7 @@ def _fail(ctx: click.Context, error: BaseException, message: str, exit_code: int
 def _describe(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror or error}"
+
+
+if __name__ == "__main__":
+    main()

@@ -12,9 +12,7 @@ import click
 @click.command("write-dataset")
 @click.argument("source", metavar="SRC")
 @click.argument("out", metavar="OUT.beton", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--max-resolution", type=click.IntRange(min=1), metavar="N", help="Longer side at most N pixels."
-)
+@click.option("--max-resolution", type=click.IntRange(min=1), metavar="N", help="Longer side at most N pixels.")
 @click.option(
     "--write-mode",
     type=click.Choice(["jpg", "raw", "smart"]),
@@ -28,9 +26,7 @@ import click
 )
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True)
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, every core]")
-@click.option(
-    "--skip-broken", is_flag=True, help="Leave unreadable images out and list them, instead of stopping."
-)
+@click.option("--skip-broken", is_flag=True, help="Leave unreadable images out and list them, instead of stopping.")
 @click.option("--force", is_flag=True, help="Replace OUT.beton if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(source: str, out: Path, as_json: bool, **options: Any) -> None:

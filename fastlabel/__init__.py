@@ -1,0 +1,57 @@
+"""fastlabel: soft labels of image crops, computed once, stored compressed, read for nothing.
+
+The names below are loaded when first used, so that `import fastlabel` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastlabel.cache import cache_labels
+    from fastlabel.codec import TopKCodec
+    from fastlabel.errors import FastlabelError
+    from fastlabel.labels import TopKLabels
+    from fastlabel.loader import Batch, SoftLabelLoader
+    from fastlabel.losses import soft_cross_entropy
+    from fastlabel.store import LabelPlane, LabelStore
+    from fastlabel.views import ViewPolicy
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "loader",
+    "FastlabelError": "errors",
+    "LabelPlane": "store",
+    "LabelStore": "store",
+    "SoftLabelLoader": "loader",
+    "TopKCodec": "codec",
+    "TopKLabels": "labels",
+    "ViewPolicy": "views",
+    "cache_labels": "cache",
+    "soft_cross_entropy": "losses",
+}
+
+__all__ = [
+    "Batch",
+    "FastlabelError",
+    "LabelPlane",
+    "LabelStore",
+    "SoftLabelLoader",
+    "TopKCodec",
+    "TopKLabels",
+    "ViewPolicy",
+    "cache_labels",
+    "soft_cross_entropy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastlabel' has no attribute {name!r}")
+    return getattr(import_module(f"fastlabel.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

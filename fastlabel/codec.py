@@ -1,4 +1,4 @@
-"""TopKCodec: a teacher's logits to labels. What it does to one row is in docs/format.md and kernels/encode_topk."""
+"""TopKCodec: a teacher's logits to labels. docs/format.md says what becomes of one row."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TopKCodec:
     def encode(self, logits_BC: Tensor) -> TopKLabels:
         """Labels of B rows of logits (nats), on the device of the logits; -inf is a probability of zero.
 
-        Raises InputError on another width or dtype, and on rows with NaN, +inf or nothing but -inf, which it names.
+        Raises InputError on another width or dtype, and naming the rows with NaN, +inf or nothing but -inf.
         """
         if logits_BC.ndim != 2 or logits_BC.shape[1] != self.num_classes:
             raise InputError(f"logits have shape {tuple(logits_BC.shape)}, expected [B, {self.num_classes}]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,14 +35,16 @@ def _as_index(rows: Rows, device: torch.device) -> slice | Tensor:
             raise InputError(f"rows have dtype {array.dtype}, expected integers or booleans")
         index = torch.tensor(array if array.dtype == np.bool_ else array.astype(np.int64), device=device)
     else:
-        raise InputError(f"rows are {type(rows).__name__}, expected a slice or an array of rows (labels[i:i + 1] for one)")
+        raise InputError(
+            f"rows are {type(rows).__name__}, expected a slice or an array of rows; labels[i:i + 1] is one"
+        )
     if index.ndim != 1:
         raise InputError(f"rows have shape {tuple(index.shape)}, expected one dimension")
     return index
 
 
 def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:
-    """Rows of a label tensor; as signed integers, since torch cannot index its wide unsigned ones on every device."""
+    """Rows of a label tensor; as signed integers, since torch indexes uint16 and uint32 only in part."""
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype)
     return tensor.view(signed)[index].view(tensor.dtype)
 
@@ -53,8 +55,8 @@ class TopKLabels:
 
     Attributes:
         classes: uint16 [B, K] (uint32 above 65,536 classes), by descending probability.
-        codes: uint8 [B, K], gap of the log-probability below the top one in steps of 1/8 nat; 255 is probability zero.
-        tail: uint16 [B, 2], codes of the mass outside the top K and of the mean gap there (see docs/format.md).
+        codes: uint8 [B, K], gap of the log-probability below the top one in 1/8 nat; 255 is zero.
+        tail: uint16 [B, 2], codes of the mass and of the mean gap outside the top K; see docs/format.md.
 
     Raises InputError when dtypes, shapes or devices do not fit together; values are not read.
     """
@@ -83,16 +85,17 @@ class TopKLabels:
         """Where the three tensors are."""
         return self.codes.device
 
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TopKLabels:
+        return TopKLabels(change(self.classes), change(self.codes), change(self.tail), self.num_classes)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TopKLabels:
         """The same labels on another device."""
-        moved = (x.to(device, non_blocking=non_blocking) for x in (self.classes, self.codes, self.tail))
-        return TopKLabels(*moved, self.num_classes)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
         index = _as_index(rows, self.device)
-        taken = (_take(x, index) for x in (self.classes, self.codes, self.tail))
-        return TopKLabels(*taken, self.num_classes)
+        return self._map(lambda tensor: _take(tensor, index))
 
     def dense(self, temperature: float = 1.0) -> Tensor:
         """Probabilities of all classes, float32 [B, C]; rows sum to 1 within 1e-5."""

@@ -16,10 +16,11 @@ def soft_cross_entropy(
     student_temperature: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy in nats of logits [B, C] against B labels, differentiable in the logits, with no dense target.
+    """Cross-entropy in nats of logits [B, C] against B labels, differentiable in the logits.
 
-    Equals `F.cross_entropy(logits / student_temperature, labels.dense(label_temperature))`; there is no factor T^2.
-    Logits of bfloat16 or float16 are computed in float32. `reduction` is "mean", "sum" or "none" (one loss per row).
+    Equals `F.cross_entropy(logits / student_temperature, labels.dense(label_temperature))`, without the dense
+    target and without a factor T^2. Logits of bfloat16 or float16 are computed in float32. `reduction` is
+    "mean" or "sum" over the batch, or "none": one loss per row.
 
     Raises InputError when logits and labels do not fit together, or on another temperature or reduction.
     """

@@ -24,7 +24,7 @@ _CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to build a classifier. `size` is in pixels; `mean` and `std` are of colours from 0 to 1."""
+    """How to build a classifier. `size` is in pixels; `mean` and `std` are of colours from 0 to 1."""
 
     arch: str
     num_classes: int
@@ -86,9 +86,8 @@ class Teacher:
 def build_model(arch: str, num_classes: int, size: int | None = None) -> nn.Module:
     """A network by name: "convnet-d3", "convnet-d3-w64", "resnet18" or "torchvision:resnet18".
 
-    Its weights are random.
-    `size` is the side of the square images in pixels. Raises InputError for an unknown name (with near
-    matches) and for images that the network cannot take.
+    Its weights are random. `size` is the side of the square images in pixels. Raises InputError for an
+    unknown name (with near matches) and for images that the network cannot take.
     """
     match = _CONVNET.fullmatch(arch)
     if match is None:
@@ -112,7 +111,7 @@ def load_teacher(path: str | Path, device: str | torch.device = "cpu") -> Teache
 
 
 def restore_classifier(path: str | Path, content: Mapping[str, Any]) -> Classifier:
-    """The classifier that a checkpoint describes, with its weights. Raises TeacherError if they do not fit."""
+    """The classifier that a checkpoint describes, with its weights. TeacherError if they do not fit."""
     try:
         # A build draws random weights that are thrown away: the caller's random numbers stay as they were.
         with torch.random.fork_rng(devices=[]):

@@ -168,7 +168,8 @@ class ViewPolicy:
     def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:
         """The inverse of :meth:`to_dict`."""
         try:
-            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
+            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+            return cls(**values)
         except TypeError as error:
             raise InputError(f"not a view policy: {error}") from error
 

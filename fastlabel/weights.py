@@ -37,6 +37,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _load(path: Path) -> object:
     try:
+        # torch.load does not check the checksums that torch.save wrote.
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise TeacherError(f"{path} is damaged: the checksum of its part {broken} is wrong")
         return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         reason = str(error).partition("WeightsUnpickler error:")[2].strip().splitlines()[:1]
@@ -64,7 +69,7 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) of a state dict: names in sorted order, each with dtype, shape and C-order little-endian bytes.
+    """SHA-256 (hex) of a state dict: sorted names, each with dtype, shape and C-order little-endian bytes.
 
     It depends neither on the device nor on the memory format, so the same weights have the same digest
     everywhere.

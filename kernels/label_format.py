@@ -1,10 +1,10 @@
 """The label of one crop as tensors: constants of the format, and the checks that the ops share.
 
-A batch of labels is `classes_BK` (uint16, or uint32 above 65,536 classes) by descending logit, `codes_BK` (uint8),
-the gap of each logit below the top one, and `tail_B2` (uint16): the log-odds of the mass outside the top K, and the mean
-gap of the classes there.
+A batch of labels is `classes_BK` (uint16, or uint32 above 65,536 classes) by descending logit, `codes_BK`
+(uint8), the gap of each logit below the top one, and `tail_B2` (uint16): the log-odds of the mass outside the
+top K, and the mean gap of the classes there.
 
-Numba keeps compiled kernels and does not notice when a constant changes here; these belong to the format and do not.
+Numba's cache does not notice when a constant changes here: these belong to the format, and stay.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def classes_dtype(num_classes: int) -> torch.dtype:
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """uint16 as int32, uint32 as int64, anything else as it is: torch's wide unsigned types have no arithmetic."""
+    """uint16 as int32, uint32 as int64, anything else as it is: torch has no arithmetic on those."""
     if tensor.dtype == torch.uint16:
         return tensor.view(torch.int16).to(torch.int32) & 0xFFFF
     if tensor.dtype == torch.uint32:
@@ -48,7 +48,7 @@ def check_temperature(name: str, temperature: float) -> None:
 
 
 def check_codes(codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:
-    """Raise TypeError or ValueError unless codes and tail have the dtype and shape of labels over `num_classes`."""
+    """Raise TypeError or ValueError unless codes and tail can be of labels over `num_classes`."""
     if codes_BK.dtype != torch.uint8:
         raise TypeError(f"codes have dtype {codes_BK.dtype}, expected torch.uint8")
     if tail_B2.dtype != torch.uint16:
@@ -64,15 +64,12 @@ def check_codes(codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:
 
 
 def check_labels(classes_BK: Tensor, codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:
-    """Raise TypeError or ValueError unless the three tensors are labels over `num_classes`. Never reads their values."""
+    """Raise TypeError or ValueError unless these can be labels over `num_classes`; reads no values."""
     check_codes(codes_BK, tail_B2, num_classes)
-    if classes_BK.dtype != classes_dtype(num_classes):
-        raise TypeError(
-            f"classes have dtype {classes_BK.dtype}, expected {classes_dtype(num_classes)} for {num_classes} classes"
-        )
+    expected = classes_dtype(num_classes)
+    if classes_BK.dtype != expected:
+        raise TypeError(f"classes have dtype {classes_BK.dtype}, expected {expected} for {num_classes} classes")
     if classes_BK.shape != codes_BK.shape:
-        raise ValueError(
-            f"classes have shape {tuple(classes_BK.shape)}, expected the shape of codes, {tuple(codes_BK.shape)}"
-        )
+        raise ValueError(f"classes have shape {tuple(classes_BK.shape)}, expected {tuple(codes_BK.shape)} as codes")
     if classes_BK.device != codes_BK.device:
         raise ValueError(f"classes are on {classes_BK.device} and codes on {codes_BK.device}, expected one device")

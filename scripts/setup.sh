@@ -30,7 +30,7 @@ has_library() { # pkg-config name, Debian package
 # ensurepip and Python.h are Debian packages of their own; a Python that was built or bought elsewhere brings both.
 missing_python_packages() {
     if ! command -v "$PYTHON" >/dev/null; then
-        echo python3-venv python3-dev
+        printf '%s\n' python3-venv python3-dev
         return
     fi
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
@@ -39,7 +39,7 @@ missing_python_packages() {
 }
 
 install_packages() {
-    local line="apt-get install -y --no-install-recommends $*"
+    local line="apt-get update && apt-get install -y --no-install-recommends $*"
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if ! sudo -n true 2>/dev/null; then
@@ -50,7 +50,8 @@ install_packages() {
     command -v apt-get >/dev/null || fail "no apt-get here; install what these Debian packages hold: $*"
     say "installing system packages: $*"
     "${as_root[@]}" apt-get update -qq </dev/null || fail "apt-get update failed; by hand: $line"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive $line </dev/null >&2 || fail "this failed: $line"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >&2 ||
+        fail "this failed: $line"
 }
 
 check_python() {
@@ -71,11 +72,10 @@ main() {
     if command -v "$PYTHON" >/dev/null && is_done; then
         return
     fi
-    local missing
-    missing=$(missing_packages | xargs)
-    if [ -n "$missing" ]; then
-        # shellcheck disable=SC2086  # a list of words
-        install_packages $missing
+    local missing=()
+    mapfile -t missing < <(missing_packages)
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
     fi
     check_python
     if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then

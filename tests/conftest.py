@@ -48,7 +48,7 @@ def make_photo_folder(root: Path, classes: tuple[str, ...] = ("bird", "cat", "do
 def photo_like(height: int, width: int, hue: int, seed: int) -> np.ndarray:
     """uint8 [height, width, 3]: gradients of a class's colour, a bright disc, and grain."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     phases = random.uniform(0, 2 * np.pi, size=3) * 0.2 + np.arange(3) * 2 + hue
     pixels = 110 + 70 * np.sin(3 * x[..., None] + 2 * y[..., None] + phases)
     disc = (x - random.uniform(0.3, 0.7)) ** 2 + (y - random.uniform(0.3, 0.7)) ** 2 < 0.04

@@ -104,7 +104,8 @@ def test_round_trip_through_json():
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "topk-log16"}, {"codes_per_nat": 16}, {"more": 1}, {"k": None}, {"k": 1001}, {"k": "16"}]
+    "change",
+    [{"name": "topk-log16"}, {"codes_per_nat": 16}, {"more": 1}, {"k": None}, {"k": 1001}, {"k": "16"}],
 )
 def test_other_descriptions_are_refused(change):
     with pytest.raises(InputError):

@@ -129,7 +129,7 @@ class Beton:
     def _hash_payloads(self, start: int) -> bytes:
         stop = min(start + HASH_CHUNK, self.num_samples)
         ranges = zip(self.offsets[start:stop], self.nbytes[start:stop], strict=True)
-        return b"".join(hashlib.sha256(self._map[at : at + size]).digest() for at, size in ranges)
+        return b"".join(hashlib.sha256(self._map[at : at + size].data).digest() for at, size in ranges)
 
 
 def _check_header(path: Path) -> None:
@@ -160,7 +160,8 @@ def _columns(path: Path, reader: Any) -> tuple[Any, Any]:
                 f"{path} has the fields {names}; fastlabel needs {IMAGE_FIELD!r} (RGBImageField) and "
                 f"{LABEL_FIELD!r} (IntField), as FFCV's ImageNet recipe writes them"
             )
-    return tuple(reader.metadata[f"f{names.index(name)}"] for name in (IMAGE_FIELD, LABEL_FIELD))  # type: ignore[return-value]
+    image, label = (reader.metadata[f"f{names.index(name)}"] for name in (IMAGE_FIELD, LABEL_FIELD))
+    return image, label
 
 
 def _payload_sizes(path: Path, reader: Any, offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -54,7 +54,7 @@ def decode_views(ids, metadata, storage, boxes_BV5, out_BVSS3, status_B, scratch
             status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b])
 
 
-class ViewsDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc]  # ffcv is not typed
+class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
     """FFCV operation that turns sample ids into uint8 [B, V, S, S, 3].
 
     FFCV would allocate its output once per epoch and overwrite it after ``batches_ahead`` batches, and would freeze
@@ -71,7 +71,7 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc]  # ffcv is
 
     def generate_code(self) -> Callable[..., Any]:
         # FFCV compiles what this returns anew for each loader: a few lines, the rest comes from Numba's cache.
-        def decode(ids, memory, metadata, storage):  # type: ignore[no-untyped-def]
+        def decode(ids, memory, metadata, storage):
             boxes, out, status, scratch, headers, handles = memory
             decode_views(ids, metadata, storage, boxes, out, status, scratch, headers, handles)
             return out

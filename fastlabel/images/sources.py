@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,14 +56,12 @@ class FolderSource:
             )
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and _is_visible(entry))
         if not folders:
-            raise DatasetError(
-                f"{root} holds no class folders: expected one folder of images for every class"
-            )
+            raise DatasetError(f"{root} holds no class folders: expected one folder of images for every class")
         self.classes = [folder.name for folder in folders]
         self._files: list[Path] = []
         self._targets: list[int] = []
         for target, folder in enumerate(folders):
-            files = sorted(path for path in _walk(folder) if path.is_file())
+            files = sorted(_walk(folder, set()))
             if not files:
                 raise DatasetError(f"class folder {folder} is empty: add images to it or remove it")
             self._files += files
@@ -109,9 +108,7 @@ class TorchvisionSource:
         parts = text.split(":", 2)
         root, colon, split = parts[-1].rpartition(":")
         if len(parts) < 3 or not (parts[1] and root and colon and split):
-            raise InputError(
-                f"{text}: expected torchvision:CLASS:ROOT:SPLIT, as in torchvision:CIFAR10:data:train"
-            )
+            raise InputError(f"{text}: expected torchvision:CLASS:ROOT:SPLIT, as in torchvision:CIFAR10:data:train")
         self._text = text
         self._data = _open_torchvision(parts[1], root, split)
         self.classes = [_class_name(name) for name in getattr(self._data, "classes", [])]
@@ -134,12 +131,18 @@ def _is_visible(path: Path) -> bool:
     return not path.name.startswith(".") and path.name.lower() not in IGNORED_NAMES
 
 
-def _walk(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for entry in folder.iterdir():
-        if _is_visible(entry):
-            found += _walk(entry) if entry.is_dir() else [entry]
-    return found
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Every file below, through links too (one that leads nowhere will be named as unreadable), each once."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    for entry in sorted(folder.iterdir()):
+        if not _is_visible(entry):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry
 
 
 def _class_name(name: Any) -> str:

@@ -118,9 +118,7 @@ def _write_samples(
     classes = source.classes or [str(target) for target in range(max(counts) + 1)]
     empty = [name for target, name in enumerate(classes) if not counts[target]]
     if left_out and empty:
-        raise DatasetError(
-            f"no readable image is left in class {', '.join(empty)}; the first left out: {left_out[0]}"
-        )
+        raise DatasetError(f"no readable image is left in class {', '.join(empty)}; the first left out: {left_out[0]}")
     return _Written(counts.total(), classes, left_out)
 
 

@@ -1,4 +1,4 @@
-"""The training loop that teachers and students share: one model, one loss per sample, checkpoints by epoch."""
+"""The training loop that teachers and students share: one model, a loss per sample, checkpoints by epoch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.keep_every < 0 or self.eval_every < 1:
             raise InputError(
-                f"keep-every must be 0 or more and eval-every 1 or more, not {self.keep_every} and {self.eval_every}"
+                "keep-every must be at least 0 and eval-every at least 1, "
+                f"not {self.keep_every} and {self.eval_every}"
             )
         if self.recipe.amp and self.device.type != "cuda":
             raise InputError(f"amp trains in bfloat16 on CUDA devices: leave it off on {self.device}")
@@ -157,7 +158,7 @@ class Trainer:
 
 
 class Tally:
-    """Sums of losses and hits over one epoch, kept on the device so that a GPU need not wait for every step."""
+    """Sums of losses and hits over an epoch, kept on the device so that a GPU need not wait at each step."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -175,7 +176,7 @@ class Tally:
             self._settle()
 
     def metrics(self) -> dict[str, float]:
-        """`train_loss` in nats and `train_accuracy` as a share of 1, each crop counted as it was trained on."""
+        """`train_loss` in nats and `train_accuracy` as a share of 1, of each crop when it was trained on."""
         self._settle()
         if self.images == 0:
             raise InputError(f"epoch {self.epoch} had no images to train on")

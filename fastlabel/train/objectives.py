@@ -16,7 +16,7 @@ from fastlabel.models import Classifier
 
 
 class Batch(Protocol):
-    """What a loader yields: images uint8 [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B]."""
+    """Images uint8 [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B], from a loader."""
 
     @property
     def images(self) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""Recipes: optimizer, schedule, length. The learning rate is a function of the step, so resuming needs no state."""
+"""Recipes: optimizer, schedule, length. The rate is a function of the step, so resuming needs no state."""
 
 from __future__ import annotations
 

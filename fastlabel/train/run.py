@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlabel.errors import InputError
+from fastlabel.manifest import first_difference
 from fastlabel.train.checkpoint import read_checkpoint, write_atomically
-
-_MISSING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Run:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def begin(self, resume: bool) -> None:
-        """Create the folder, or continue in it with `resume`. config.json keeps the identity and, to read, `arguments`.
+        """Create the folder, or continue in it with `resume`; config.json keeps identity and arguments.
 
         Raises InputError, with nothing touched, when it holds anything and `resume` is off, or another run.
         """
@@ -45,7 +44,11 @@ class Run:
             ) from error
         difference = first_difference(before, json.loads(json.dumps(self.identity)))
         if difference is not None:
-            raise InputError(f"{self.path} holds another run: {difference}. Choose another folder")
+            where, found, wanted = difference
+            raise InputError(
+                f"{self.path} holds another run: its {where} is {found}, this one has {wanted}; "
+                "choose another folder"
+            )
         if not resume:
             raise InputError(f"{self.path} already holds this run: resume it, or choose another folder")
 
@@ -75,16 +78,3 @@ class Run:
         """Forget the metrics after `epoch`: a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch]
         write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())
-
-
-def first_difference(before: object, now: object, name: str = "") -> str | None:
-    """The first value in which two nested configurations differ, in words; None when they are equal."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(key for key in before if key not in now)]:
-            found = first_difference(
-                before.get(key, _MISSING), now.get(key, _MISSING), f"{name}.{key}".lstrip(".")
-            )
-            if found is not None:
-                return found
-        return None
-    return None if before == now else f"its {name} is {before}, not {now}"

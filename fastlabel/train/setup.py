@@ -53,13 +53,8 @@ def check_same_classes(data: Beton, val: Beton) -> None:
         raise InputError(f"{val.path} has other classes than {data.path}: their class names differ")
     if val.num_classes > data.num_classes:
         raise InputError(
-            f"{val.path} has {val.num_classes} classes, {data.path} only {data.num_classes}: they do not belong together"
+            f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: not a pair"
         )
-
-
-def has_size(data: Beton, size: int) -> bool:
-    """Whether every image is size x size pixels."""
-    return bool(np.all(data.heights == size) and np.all(data.widths == size))
 
 
 def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:

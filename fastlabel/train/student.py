@@ -14,6 +14,7 @@ import torch
 from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
+from fastlabel.manifest import TeacherInfo
 from fastlabel.models import Classifier, ModelSpec, load_teacher
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
@@ -91,12 +92,11 @@ def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Re
     device = pick_device(config.device)
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
     check_same_classes(data, val)
-    num_classes = store.manifest.codec.num_classes
     loss = _loss(config, store, device)
     ids = student_ids(config, data, store)
     recipe = config.recipe
     with seeded(config.seed, device):
-        model = Classifier(ModelSpec(config.arch, num_classes, store.views.size))
+        model = Classifier(ModelSpec(config.arch, store.num_classes, store.views.size))
         loader = SoftLabelLoader(
             data,
             store,
@@ -129,11 +129,11 @@ def default_eval_every(epochs: int) -> int:
 
 
 def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.NDArray[np.int64]:
-    """The sample ids that the student trains on, sorted: all that the store has labels for, or `ipc` of each class."""
+    """The sorted ids of the samples to train on: all that the store has labelled, or `ipc` of each class."""
     if config.ipc is None:
         return store.ids
     seed = config.seed if config.ipc_seed is None else config.ipc_seed
-    return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=data.num_classes)
+    return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=store.num_classes)
 
 
 def _loss(config: StudentConfig, store: LabelStore, device: torch.device) -> PerSampleLoss:
@@ -142,22 +142,22 @@ def _loss(config: StudentConfig, store: LabelStore, device: torch.device) -> Per
     if config.teacher is None:
         return cached_loss(config.label_temperature, config.student_temperature)
     teacher = load_teacher(config.teacher, device)
-    expected = _teacher_sha256(config, store)
+    expected = _teacher(config, store).sha256
     if teacher.sha256 != expected:
         raise ManifestMismatchError(
-            f"{config.teacher} (weights {teacher.sha256[:12]}) is not teacher {config.teacher_index} of {config.store} "
-            f"(weights {expected[:12]}): give the checkpoint that labelled the store"
+            f"{config.teacher} (weights {teacher.sha256[:12]}) is not teacher {config.teacher_index} of "
+            f"{config.store} (weights {expected[:12]}): give the checkpoint that labelled the store"
         )
     return online_loss(teacher.model, config.label_temperature, config.student_temperature)
 
 
-def _teacher_sha256(config: StudentConfig, store: LabelStore) -> str:
+def _teacher(config: StudentConfig, store: LabelStore) -> TeacherInfo:
     teachers = store.manifest.teachers
     if not 0 <= config.teacher_index < len(teachers):
         raise InputError(
             f"{config.store} has {len(teachers)} teachers, counted from 0: there is no {config.teacher_index}"
         )
-    return str(teachers[config.teacher_index].sha256)
+    return teachers[config.teacher_index]
 
 
 def _identity(
@@ -174,11 +174,11 @@ def _identity(
         "images": len(ids),
         "seed": config.seed,
         "recipe": config.recipe.to_dict(),
-        "teacher_sha256": _teacher_sha256(config, store),
+        "teacher_sha256": _teacher(config, store).sha256,
         "views": store.num_views,
         "view_policy": store.views.name,
         "size": store.views.size,
-        "k": store.manifest.codec.k,
+        "k": _teacher(config, store).codec.k,
         "data": data.fingerprint(),
         "val": val.fingerprint(),
     }

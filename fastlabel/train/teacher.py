@@ -18,7 +18,6 @@ from fastlabel.train.setup import (
     check_same_classes,
     drops_last,
     finish,
-    has_size,
     make_evaluator,
     plain,
     seeded,
@@ -31,7 +30,7 @@ LARGEST_PAD_CROP = 64
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A teacher's training. `size` in pixels and `view_policy` default by the images; `workers` 0 means all cores."""
+    """A teacher's training. `size` in pixels, `view_policy`: by the images; `workers` 0: all cores."""
 
     data: str | Path
     val: str | Path
@@ -101,10 +100,7 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
 
 
 def _view_policy(config: TeacherConfig, data: Beton) -> ViewPolicy:
-    size = config.size
-    if size is None:
-        side = int(data.heights[0])
-        size = side if has_size(data, side) else DEFAULT_SIZE
-    small = size <= LARGEST_PAD_CROP and has_size(data, size)
+    size = config.size or data.common_size or DEFAULT_SIZE
+    small = size <= LARGEST_PAD_CROP and size == data.common_size
     name = config.view_policy or ("pad-crop" if small else "random-resized-crop")
     return ViewPolicy.from_name(name, size=size, seed=config.seed)

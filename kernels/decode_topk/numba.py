@@ -50,7 +50,7 @@ def _tail_log_weight(codes, tail, weights_at_1, log_rest, temperature):
 
 @numba.njit(parallel=True, nogil=True, cache=True, error_model="numpy")
 def decode_topk_numba(classes, codes, tail, temperature, out):
-    """Write dense probabilities into `out` [B, C], float32; return how many class ids lie outside it (they are skipped)."""
+    """Write probabilities into `out` [B, C], float32; return how many class ids lie outside it (skipped)."""
     num_classes = out.shape[1]
     rest = num_classes - classes.shape[1]
     log_rest = math.log(max(rest, 1))

@@ -18,7 +18,7 @@ def decode_topk(
     Args:
         classes_BK, codes_BK, tail_B2: labels, as `encode_topk` returns them.
         num_classes: C, the width of the logits that were encoded.
-        temperature: the logits are divided by it; positive and finite. At 1 the stored tail mass is kept as it is; at
+        temperature: the logits are divided by it; positive and finite. At 1 the tail's mass is as stored; at
             another temperature it is estimated from the mass and the mean logit (exact only for K = C).
 
     Returns:
@@ -32,8 +32,8 @@ def decode_topk(
     if codes_BK.device.type != "cpu":
         return decode_topk_reference(classes_BK, codes_BK, tail_B2, num_classes, temperature)
     probs_BC = torch.empty(codes_BK.shape[0], num_classes, dtype=torch.float32)
-    labels = (tensor.contiguous().numpy() for tensor in (classes_BK, codes_BK, tail_B2))
-    outside = decode_topk_numba(*labels, float(temperature), probs_BC.numpy())
+    classes, codes, tail = (tensor.contiguous().numpy() for tensor in (classes_BK, codes_BK, tail_B2))
+    outside = decode_topk_numba(classes, codes, tail, float(temperature), probs_BC.numpy())
     if outside:
-        raise ValueError(f"{outside} class ids are {num_classes} or more; the labels are damaged or of another dataset")
+        raise ValueError(f"{outside} class ids are {num_classes} or more; the labels are damaged")
     return probs_BC

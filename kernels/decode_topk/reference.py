@@ -1,9 +1,10 @@
 """decode_topk in float64 torch operations, on any device: the definition that every backend equals.
 
-Weights are relative to the top class. A kept class of gap g weighs exp(-g / T). The tail is spread evenly: the
-R classes there weigh exp(lam) each. At T = 1 the stored mass gives lam1 exactly. At another T the tail's logits are taken
-as Gaussian: their mean is -gamma (stored), their log-mean-exp is lam1, so their variance is twice delta = lam1 + gamma
-and at temperature T the log-mean-exp is -gamma / T + delta / T^2. (For a Gaussian, log-mean-exp = mean + variance / 2.)
+Weights are relative to the top class. A kept class of gap g weighs exp(-g / T). The tail is spread evenly:
+each of its R classes weighs exp(lam). At T = 1 the stored mass gives lam1 exactly. At another T the tail's
+logits are taken as Gaussian, whose log-mean-exp is mean + variance / 2: the mean is -gamma (stored), the
+log-mean-exp lam1, so half the variance is delta = lam1 + gamma, and at T the log-mean-exp is -gamma / T +
+delta / T^2.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _tail_log_weight(gaps_BK: Tensor, tail_B2: Tensor, rest: int, temperature: f
     gaussian = (tail_B2[:, 1] != UNDEFINED_MEAN_GAP) & (delta >= 0)
     lam = torch.where(gaussian, (delta / temperature - gamma) / temperature, lam1 / temperature)
     if temperature < 1:
-        # Cold, a Gaussian's upper end would outgrow the kept classes: no tail class lies above the last of them.
+        # Cold, a Gaussian's upper end outgrows the kept classes; no tail class lies above the last of them.
         last = gaps_BK.masked_fill(gaps_BK.isinf(), 0).amax(1)
         lam = torch.minimum(lam, torch.maximum(-last, lam1) / temperature)
     return lam
@@ -48,9 +49,9 @@ def _tail_log_weight(gaps_BK: Tensor, tail_B2: Tensor, rest: int, temperature: f
 def topk_probabilities(
     codes_BK: Tensor, tail_B2: Tensor, num_classes: int, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities of the kept classes [B, K] and of each one class of the tail [B], float32, without a dense target.
+    """Probabilities of the kept classes [B, K] and of each single class of the tail [B], float32.
 
-    Raises TypeError or ValueError on codes, a tail or a temperature that cannot be of a label over `num_classes`.
+    Raises TypeError or ValueError on codes or tail that are not of `num_classes`, or a bad temperature.
     """
     check_codes(codes_BK, tail_B2, num_classes)
     check_temperature("temperature", temperature)
@@ -61,7 +62,7 @@ def topk_probabilities(
     if rest:
         lam = _tail_log_weight(gaps_BK, tail_B2, rest, temperature)
         lam = torch.where(widen(tail_B2)[:, 0] == ZERO_MASS, -torch.inf, lam)
-        # Rounded steps can lift a flat tail above the top class; a low temperature then blows that up: keep it at 1.
+        # Rounding can lift a flat tail above the top class; a low temperature would make that overflow.
         weights_BK = weights_BK * lam.clamp(min=0).neg().exp()[:, None]
         tail_weight_B = lam.clamp(max=0).exp()
     total_B = weights_BK.sum(1) + rest * tail_weight_B

@@ -1,4 +1,4 @@
-"""encode_topk on the CPU: parallel over rows, each row computed by one thread in class order, so in one way only."""
+"""encode_topk on the CPU: parallel over rows; one thread sums a row in class order, so in one way only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _steps(nats, per_nat, largest):
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _largest_by_insertion(row, ids):
-    """Fill `ids` with the classes of the largest logits, downwards; of equal ones the lower class comes first."""
+    """Fill `ids` with the classes of the largest logits, downwards; of equal ones the lower one first."""
     values = np.empty(ids.size, row.dtype)
     filled = 0
     for j in range(row.size):

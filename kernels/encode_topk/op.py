@@ -25,15 +25,15 @@ def encode_topk(logits_BC: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Encode each row of logits as its top K classes and a summary of the other R = C - K.
 
     Args:
-        logits_BC: nats, float32, float64, bfloat16 or float16; no NaN or +inf, and one finite logit in each row (the
-            result of a row that breaks this is undefined). -inf is a probability of zero.
+        logits_BC: nats, float32, float64, bfloat16 or float16. -inf is a probability of zero. A row with NaN,
+            +inf or no finite logit has an undefined result.
         k: classes to keep, 1 to C.
 
     Returns:
-        classes_BK: uint16 (uint32 above 65,536 classes), by descending logit, of equal ones the lower class first.
-        codes_BK: uint8, gap below the top logit in steps of 1/8 nat; 254 is 31.75 nats or more, 255 probability zero.
-        tail_B2: uint16, log-odds of the mass outside the top K: 0 is no mass, else (code - 1) / 256 - 240 nats; and
-            the mean gap there in steps of 1/8 nat, 65535 where it is undefined (R = 0, or a logit of -inf).
+        classes_BK: uint16 (uint32 above 65,536 classes), by descending logit, of equal ones the lower first.
+        codes_BK: uint8, gap below the top logit in 1/8 nat; 254 is 31.75 nats or more, 255 probability zero.
+        tail_B2: uint16, log-odds of the mass outside the top K, 0 for no mass, else (code - 1) / 256 - 240
+            nats; and the mean gap there in 1/8 nat, 65535 where it is undefined (R = 0, or a logit of -inf).
 
     Raises:
         TypeError, ValueError: on another dtype, shape or k.

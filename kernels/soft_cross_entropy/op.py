@@ -19,13 +19,13 @@ def soft_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of a student's logits against stored labels, in nats; differentiable in the logits.
 
-    Equals `F.cross_entropy(logits / student_temperature, decode_topk(..., label_temperature))` without the dense target
-    and without Hinton's factor T^2. The tail is part of the target.
+    Equals `F.cross_entropy(logits / student_temperature, decode_topk(..., label_temperature))`, without the
+    dense target and without Hinton's factor T^2. The tail is part of the target.
 
     Args:
         logits_BC: any floating dtype, on the device of the labels; computed in float32 (float64 in float64).
         classes_BK, codes_BK, tail_B2: labels over C classes, as `encode_topk` returns them.
-        label_temperature, student_temperature: divide the teacher's and the student's logits; positive and finite.
+        label_temperature, student_temperature: divide the teacher's and the student's logits; positive.
         reduction: "mean" or "sum" over the batch, or "none" for one loss per row.
 
     Raises:

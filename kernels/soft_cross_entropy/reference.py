@@ -22,7 +22,9 @@ def soft_cross_entropy_reference(
     probs_BK, tail_prob_B = topk_probabilities(codes_BK, tail_B2, logits_BC.shape[1], label_temperature)
     if logits_BC.dtype != torch.float64:
         logits_BC = logits_BC.to(torch.float32)
-    log_probs_BC = torch.log_softmax(logits_BC / student_temperature, dim=1)
+    if student_temperature != 1:
+        logits_BC = logits_BC / student_temperature
+    log_probs_BC = torch.log_softmax(logits_BC, dim=1)
     classes_BK = widen(classes_BK).to(torch.int64)
     kept_BK = probs_BK * log_probs_BC.gather(1, classes_BK)
     # The tail is summed by itself: a total minus the kept part cancels where a kept logit is very low.

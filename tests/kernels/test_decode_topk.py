@@ -71,7 +71,7 @@ def test_golden(decode):
     total = 1 + 2 * e + e**2
     expected = torch.tensor([[1, e, (e + e**2) / 2, (e + e**2) / 2]]) / total
     torch.testing.assert_close(decode(*label, 4), expected, rtol=1e-6, atol=0)
-    # T=2: mean -1.5, log-mean-exp ln((e^-1 + e^-2) / 2) = -1.379885, half a variance of 0.120115 between them.
+    # T=2: mean -1.5, log-mean-exp ln((e^-1 + e^-2) / 2) = -1.379885; half the variance is 0.120115.
     tail = math.exp(-1.5 / 2 + 0.120115 / 4)
     weights = torch.tensor([[1, math.exp(-0.5), tail, tail]])
     torch.testing.assert_close(decode(*label, 4, 2.0), weights / weights.sum(), rtol=1e-6, atol=0)
@@ -153,9 +153,7 @@ def test_the_mean_gap_improves_retempering(make_logits):
     for temperature in (1.5, 2.0, 4.0):
         true = (logits / temperature).softmax(1)
         outside = torch.ones_like(true, dtype=torch.bool).scatter_(1, widen(classes).long(), False)
-        with_mean, without = (
-            decode_topk(classes, codes, t, 200, temperature).double() for t in (tail, uniform)
-        )
+        with_mean, without = (decode_topk(classes, codes, t, 200, temperature).double() for t in (tail, uniform))
         assert _kl(true, with_mean) < 0.98 * _kl(true, without)
         mass_error, mass_error_without = (
             (q - true).where(outside, 0.0).sum(1).abs().mean() for q in (with_mean, without)
@@ -197,7 +195,7 @@ def test_wrong_arguments():
         decode_topk(classes, codes, tail, 70000)
     with pytest.raises(ValueError, match=r"tail has shape \(2, 2\), expected \(3, 2\)"):
         decode_topk(classes, codes, tail[:2], 10)
-    with pytest.raises(TypeError, match="codes have dtype torch.int16"):
+    with pytest.raises(TypeError, match=r"codes have dtype torch\.int16"):
         decode_topk(classes, codes.to(torch.int16), tail, 10)
     with pytest.raises(ValueError, match=r"classes have shape \(3, 3\)"):
         decode_topk(classes[:, :3], codes, tail, 10)

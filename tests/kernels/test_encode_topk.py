@@ -22,14 +22,15 @@ INF = torch.inf
 
 # logits of four classes, K=2 -> classes, codes, [mass, mean gap]
 GOLDEN = [
-    # Tail (e^-1 + e^-2) over kept (1 + e^-1) is e^-1: log-odds -1, code 1 + 239 * 256. Mean gap (1 + 2) / 2 = 12 / 8.
+    # Tail (e^-1 + e^-2) over kept (1 + e^-1) is e^-1: log-odds -1, code 1 + 239 * 256. Mean gap 12 / 8.
     ([0.0, -1.0, -1.0, -2.0], [0, 1], [0, 8], [61185, 12]),
     # All equal: the lower classes are kept; half of the mass is outside, log-odds 0, code 1 + 240 * 256.
     ([7.0, 7.0, 7.0, 7.0], [0, 1], [0, 0], [61441, 0]),
     # Half a step, 1/16 nat, rounds up. ln(2 e^-1 / (1 + e^-0.0625)) = -0.96924 = -248.1 / 256.
     ([0.0, 0.9375, 1.0, 0.0], [2, 1], [0, 1], [61193, 8]),
-    # Gaps of 31.5 (252 steps) and 31.75 (254, saturated); tail (1 + 1) e^-40 over kept 1: ln 2 - 40 = -10062.6 / 256.
+    # Gap of 31.5 (252 steps); tail (1 + 1) e^-40 over kept 1: ln 2 - 40 = -10062.6 / 256.
     ([40.0, 8.5, 0.0, 0.0], [0, 1], [0, 252], [1 + 61440 - 10063, 320]),
+    # Gap of 31.75 (254 steps, the last code); no tail.
     ([31.75, 0.0, -INF, -INF], [0, 1], [0, 254], [0, 65535]),
     # Everything else at -inf: class 0 is kept at probability zero.
     ([-INF, 5.0, -INF, -INF], [1, 0], [0, 255], [0, 65535]),
@@ -136,8 +137,11 @@ def test_two_threads_at_once(make_logits):
     with ThreadPoolExecutor(2) as pool:
         for _ in range(5):
             got = list(pool.map(lambda batch: encode_topk(batch, 16), batches))
-            assert all(torch.equal(widen(a), widen(b)) for x, y in zip(got, expected, strict=True)
-                       for a, b in zip(x, y, strict=True))
+            assert all(
+                torch.equal(widen(a), widen(b))
+                for x, y in zip(got, expected, strict=True)
+                for a, b in zip(x, y, strict=True)
+            )
     assert numba.threading_layer() in ("tbb", "omp")
 
 

@@ -55,9 +55,7 @@ def test_above_65536_classes(make_logits):
     torch.testing.assert_close(soft_cross_entropy(logits, *label), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)])
 def test_low_precision_logits_are_computed_in_float32(make_logits, dtype, tolerance):
     label = encode_topk(make_logits("gaussian", 41, 401, 0), 16)
     logits = make_logits("gaussian", 41, 401, 1).to(dtype).requires_grad_()

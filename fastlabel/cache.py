@@ -1,0 +1,317 @@
+"""cache_labels: every crop of a dataset through one or more teachers, into a store, unit by unit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from fastlabel import commit
+from fastlabel.codec import TopKCodec
+from fastlabel.commit import UnitAddress
+from fastlabel.errors import InputError, ManifestMismatchError, TeacherError
+from fastlabel.forward import CanonicalBatches, TeacherForward
+from fastlabel.images.beton import Beton
+from fastlabel.images.load import ImageLoader
+from fastlabel.labels import TopKLabels
+from fastlabel.manifest import (
+    DECODE_VIEWS,
+    DatasetInfo,
+    Manifest,
+    SampleInfo,
+    TeacherInfo,
+    Unit,
+    check_same,
+    ids_digest,
+)
+from fastlabel.models import Teacher, load_teacher
+from fastlabel.store import LabelStore, compressed_bytes, empty_labels
+from fastlabel.subset import images_per_class
+from fastlabel.views import ViewPolicy
+
+DEFAULT_POLICY = "random-resized-crop"
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What a labelling run did, or with ``dry_run`` would do.
+
+    Attributes:
+        crops: sample-view pairs that the finished store holds.
+        crops_done: those labelled by this run, each by all teachers.
+        units, units_done: of the whole store, over all teachers; committed by this run.
+        bytes_on_disk: of the finished store; an estimate in a dry run.
+        seconds: that labelling took; an estimate in a dry run.
+    """
+
+    store: str
+    samples: int
+    views: int
+    teachers: tuple[str, ...]
+    k: int
+    num_classes: int
+    crops: int
+    crops_done: int
+    units: int
+    units_done: int
+    bytes_on_disk: int
+    seconds: float
+    dry_run: bool = False
+
+
+def cache_labels(
+    beton: Beton | str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    teachers: Sequence[Teacher | str | os.PathLike[str]],
+    views: int,
+    k: int,
+    size: int | None = None,
+    seed: int = 0,
+    *,
+    policy: ViewPolicy | str = DEFAULT_POLICY,
+    ipc: int | None = None,
+    subset: ArrayLike | None = None,
+    num_workers: int = 0,
+    decode_batch: int | None = None,
+    forward_batch: int = 64,
+    device: str | torch.device | None = None,
+    dry_run: bool = False,
+    progress: bool = False,
+) -> CacheReport:
+    """Label ``views`` views of a dataset by every teacher, and store the top ``k`` classes of each crop.
+
+    A store of the same run at that path is continued: units that are committed stay. The stored bytes depend on
+    nothing but the dataset, the teachers, the views, ``k``, ``forward_batch`` and the kind of device.
+
+    Args:
+        teachers: checkpoints of ``train-teacher``, or loaded teachers; all see the very same crops.
+        k: classes kept of each label, up to the number of classes.
+        size: side of the crops in pixels; default what the first teacher takes.
+        seed: of the views, and of the samples that ``ipc`` chooses.
+        policy: the name of a view policy, or a policy with other parameters than the usual.
+        ipc: label only that many random images per class.
+        subset: label only these samples, by index in the file.
+        decode_batch: samples decoded at a time; no influence on the result.
+        forward_batch: samples in a teacher's forward pass, which is part of what a label depends on.
+        device: default CUDA when there is one.
+
+    Raises:
+        InputError: an argument cannot be used. ManifestMismatchError: the store is of another run.
+        TeacherError: a teacher's logits have the wrong width, or are NaN or infinite (names the samples).
+        ImageDecodeError: an image is broken (names the sample).
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    beton = Beton.open(beton)
+    models = _load(teachers, device)
+    size = size or models[0].model.spec.size
+    if isinstance(policy, str):
+        policy = ViewPolicy.from_name(policy, size, seed)
+    if views < 1:
+        raise InputError(f"views {views} must be at least 1")
+    ids = _choose_samples(beton, ipc, subset, seed)
+    manifest = Manifest(
+        DatasetInfo(beton.num_samples, beton.num_classes, beton.fingerprint(progress)),
+        SampleInfo(len(ids), ids_digest(ids)),
+        policy,
+        Unit.for_store(views, len(ids)),
+        tuple(_describe(teacher, beton, k, device, forward_batch) for teacher in models),
+    )
+    manifest.validate()
+    existing = _existing(Path(store), manifest, views)
+    images = ImageLoader(beton, policy, decode_batch or _decode_batch(policy.size), num_workers)
+    forwards = [
+        TeacherForward(teacher, info, device) for teacher, info in zip(models, manifest.teachers, strict=True)
+    ]
+    if dry_run:
+        return _estimate(Path(store), existing, manifest, views, ids, images, forwards)
+    target = existing or LabelStore.create(store, manifest, views, ids, beton.class_names)
+    commit.sweep(target.path)
+    return _label(target, images, forwards, progress)
+
+
+def _load(teachers: Sequence[Teacher | str | os.PathLike[str]], device: torch.device) -> list[Teacher]:
+    if not teachers:
+        raise InputError("no teacher; give at least one checkpoint")
+    return [load_teacher(Path(t), device) if isinstance(t, (str, os.PathLike)) else t for t in teachers]
+
+
+def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, seed: int) -> NDArray[np.int64]:
+    if ipc is not None and subset is not None:
+        raise InputError("give images per class or a subset, not both")
+    if ipc is not None:
+        return images_per_class(beton.targets, ipc, seed)
+    if subset is None:
+        return np.arange(beton.num_samples, dtype=np.int64)
+    chosen = np.asarray(subset)
+    if chosen.ndim != 1 or not chosen.size or chosen.dtype.kind not in "iu":
+        raise InputError(f"a subset must be a list of sample ids, not empty; got {chosen.dtype} {chosen.shape}")
+    ids = np.unique(chosen.astype(np.int64))
+    if ids[0] < 0 or ids[-1] >= beton.num_samples:
+        raise InputError(f"subset ids {ids[0]} to {ids[-1]} leave the file's {beton.num_samples} samples")
+    return ids
+
+
+def _describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int) -> TeacherInfo:
+    spec = teacher.model.spec
+    if spec.num_classes != beton.num_classes:
+        raise TeacherError(
+            f"teacher {teacher.name} has {spec.num_classes} classes, {beton.path} has {beton.num_classes}; "
+            "take a teacher of this dataset"
+        )
+    return TeacherInfo(
+        name=teacher.name,
+        arch=spec.arch,
+        sha256=teacher.sha256,
+        epoch=teacher.epoch,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        precision="fp32",
+        tf32=False,
+        device=device.type,
+        forward_batch=forward_batch,
+        codec=TopKCodec(k, spec.num_classes),
+    )
+
+
+def _existing(path: Path, manifest: Manifest, views: int) -> LabelStore | None:
+    if not path.exists():
+        return None
+    store = LabelStore.open(path)
+    check_same(str(path), store.manifest, manifest)
+    if store.num_views != views:
+        raise ManifestMismatchError(
+            f"{path} is a store of {store.num_views} views, this run asks for {views}; choose another path"
+        )
+    return store
+
+
+def _decode_batch(size: int) -> int:
+    """Samples per decode, so that a batch of eight views stays near 16 MB whatever the size of a crop."""
+    return max(8, min(512, (16 << 20) // (DECODE_VIEWS * size * size * 3)))
+
+
+def _label(store: LabelStore, images: ImageLoader, forwards: list[TeacherForward], progress: bool) -> CacheReport:
+    todo = [(unit, _uncommitted(store, unit)) for unit in store.units()]
+    crops = store.num_views * len(store.ids)
+    missing = sum(unit.shape[0] * unit.shape[1] for unit, lacking in todo if lacking)
+    started, done = time.monotonic(), 0
+    with tqdm(
+        total=crops, initial=crops - missing, desc="cache-labels", unit="crop", unit_scale=True, disable=not progress
+    ) as bar:
+        for unit, lacking in todo:
+            if lacking:
+                _label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
+                done += len(lacking)
+    return _report(store, missing, done, time.monotonic() - started)
+
+
+def _uncommitted(store: LabelStore, unit: UnitAddress) -> list[int]:
+    return [t for t in range(len(store.manifest.teachers)) if store.record(unit, t) is None]
+
+
+def _report(store: LabelStore, crops_done: int, units_done: int, seconds: float) -> CacheReport:
+    teachers = store.manifest.teachers
+    return CacheReport(
+        store=str(store.path),
+        samples=len(store.ids),
+        views=store.num_views,
+        teachers=tuple(teacher.name for teacher in teachers),
+        k=teachers[0].codec.k,
+        num_classes=store.num_classes,
+        crops=store.num_views * len(store.ids),
+        crops_done=crops_done,
+        units=len(list(store.units())) * len(teachers),
+        units_done=units_done,
+        bytes_on_disk=sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
+        seconds=seconds,
+    )
+
+
+def _label_unit(
+    store: LabelStore,
+    unit: UnitAddress,
+    images: ImageLoader,
+    forwards: list[TeacherForward],
+    teachers: list[int],
+    advance: Callable[[int], Any],
+) -> None:
+    ids = store.ids[unit.sample_start : unit.sample_stop]
+    labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
+    for first in range(unit.view_start, unit.view_stop, DECODE_VIEWS):
+        views = range(first, min(first + DECODE_VIEWS, unit.view_stop))
+        batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size)
+        with images.epoch(ids, views) as epoch:
+            for stage_VBHWC, batch_ids, start in batches.regroup(epoch):
+                rows = slice(start, start + len(batch_ids))
+                for v, view in enumerate(views):
+                    for forward, arrays in zip(forwards, labels, strict=True):
+                        encoded = forward.labels(stage_VBHWC[v], batch_ids, view)
+                        _store_rows(arrays, view - unit.view_start, rows, encoded)
+                    advance(len(batch_ids))
+    sizes = images.beton.heights[ids], images.beton.widths[ids]
+    boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
+    for teacher, arrays in zip(teachers, labels, strict=True):
+        store.write(unit, teacher, arrays, boxes)
+
+
+def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, labels: TopKLabels) -> None:
+    arrays["classes"][view, rows] = labels.classes.cpu().numpy()
+    arrays["codes"][view, rows] = labels.codes.cpu().numpy()
+    arrays["tail"][view, rows] = labels.tail.cpu().numpy()
+
+
+def _estimate(
+    path: Path,
+    existing: LabelStore | None,
+    manifest: Manifest,
+    views: int,
+    ids: NDArray[np.int64],
+    images: ImageLoader,
+    forwards: list[TeacherForward],
+) -> CacheReport:
+    """Label a few batches into nowhere, and extrapolate."""
+    sample = ids[: min(len(ids), 4 * manifest.teachers[0].forward_batch)]
+    some = range(min(views, DECODE_VIEWS))
+    seconds, compressed = 0.0, 0
+    # The first pass compiles and warms up, the second one is measured.
+    for _ in range(2):
+        started, compressed = time.monotonic(), 0
+        batches = CanonicalBatches(len(some), forwards[0].batch, images.policy.size)
+        with images.epoch(sample, some) as epoch:
+            for stage_VBHWC, batch_ids, _ in batches.regroup(epoch):
+                for v, view in enumerate(some):
+                    for forward in forwards:
+                        compressed += compressed_bytes(forward.labels(stage_VBHWC[v], batch_ids, view))
+        seconds = time.monotonic() - started
+    measured, crops = len(sample) * len(some), views * len(ids)
+    missing, units = crops, 0
+    if existing is not None:
+        lacking = [(unit, _uncommitted(existing, unit)) for unit in existing.units()]
+        missing = sum(unit.shape[0] * unit.shape[1] for unit, teachers in lacking if teachers)
+    units = len(list(commit.addresses(views, len(ids), manifest.unit.views, manifest.unit.samples)))
+    return CacheReport(
+        store=str(path),
+        samples=len(ids),
+        views=views,
+        teachers=tuple(teacher.name for teacher in manifest.teachers),
+        k=manifest.teachers[0].codec.k,
+        num_classes=manifest.dataset.num_classes,
+        crops=crops,
+        crops_done=0,
+        units=units * len(forwards),
+        units_done=0,
+        bytes_on_disk=round(compressed / measured * crops),
+        seconds=seconds / measured * missing,
+        dry_run=True,
+    )
+
+

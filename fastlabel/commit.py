@@ -1,0 +1,176 @@
+"""Units: written, fsynced, recorded. What has no record does not exist; a record without its bytes is an error.
+
+zarr-python writes a chunk under a temporary name and renames it, but does not fsync, and leaves the temporary file
+when it is killed. So after zarr has written a unit's shards they are fsynced here, with their folders, and only then
+the unit's record is written: a group of its own whose attributes are the record. Records of two writers cannot
+overwrite one another, as updates of one shared attribute would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from fastlabel.errors import StoreError
+
+ARRAYS = ("classes", "codes", "tail")
+UNITS = "units"
+RECORD_KEY = "fastlabel"
+
+
+@dataclass(frozen=True)
+class UnitAddress:
+    """Which views and samples (rows of the store) a unit holds; ``row`` and ``column`` number the units."""
+
+    row: int
+    column: int
+    view_start: int
+    view_stop: int
+    sample_start: int
+    sample_stop: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.row}.{self.column}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.view_stop - self.view_start, self.sample_stop - self.sample_start
+
+
+@dataclass(frozen=True)
+class Record:
+    """That a unit is committed.
+
+    Attributes:
+        manifest: digest of the manifest that the unit was made under.
+        labels: SHA-256 for each view: the bytes of classes, codes and tail, one after the other.
+        boxes: SHA-256 for each view: the crop boxes, little-endian int32 [samples, 5].
+    """
+
+    view_start: int
+    view_stop: int
+    sample_start: int
+    sample_stop: int
+    manifest: str
+    labels: tuple[str, ...]
+    boxes: tuple[str, ...]
+
+
+def addresses(num_views: int, num_samples: int, unit_views: int, unit_samples: int) -> Iterator[UnitAddress]:
+    """All units of a store, view group by view group."""
+    for row, view in enumerate(range(0, num_views, unit_views)):
+        for column, sample in enumerate(range(0, num_samples, unit_samples)):
+            stop = min(view + unit_views, num_views), min(sample + unit_samples, num_samples)
+            yield UnitAddress(row, column, view, stop[0], sample, stop[1])
+
+
+def labels_digest(classes: NDArray[Any], codes: NDArray[Any], tail: NDArray[Any]) -> str:
+    """SHA-256 (hex) of one view's labels: little-endian C-order bytes of the three arrays."""
+    digest = hashlib.sha256()
+    for array in (classes, codes, tail):
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def boxes_digest(boxes: NDArray[np.int32]) -> str:
+    """SHA-256 (hex) of crop boxes as little-endian int32 [samples, 5]."""
+    return hashlib.sha256(np.ascontiguousarray(boxes, "<i4").data).hexdigest()
+
+
+def write_unit(root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, NDArray[Any]], record: Record) -> None:
+    """Write a unit's three shards and make them durable, then its record."""
+    group = zarr.open_group(root / str(teacher), mode="r+")
+    # An all-zero shard would not be written at all otherwise, and could not be told from a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name in ARRAYS:
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            array[at.view_start : at.view_stop, at.sample_start : at.sample_stop] = labels[name]
+    for name in ARRAYS:
+        shard = shard_path(root, teacher, name, at)
+        _fsync(shard)
+        for folder in shard.parents:
+            _fsync(folder)
+            if folder == root:
+                break
+    _write_record(root, teacher, at, record)
+
+
+def shard_path(root: Path, teacher: int, name: str, at: UnitAddress) -> Path:
+    """The file that zarr keeps a unit's part of an array in."""
+    return root / str(teacher) / name / "c" / str(at.row) / str(at.column) / "0"
+
+
+def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
+    return root / str(teacher) / UNITS / at.key / "zarr.json"
+
+
+def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
+    path = record_path(root, teacher, at)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    node = {"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}}
+    write_durably(path, json.dumps(node, indent=1) + "\n")
+    _fsync(path.parent.parent)
+
+
+def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
+    """A unit's record, or None where it is not committed; StoreError where it is damaged or of another unit."""
+    path = record_path(root, teacher, at)
+    try:
+        data = json.loads(path.read_text())["attributes"][RECORD_KEY]
+        record = Record(**data | {"labels": tuple(data["labels"]), "boxes": tuple(data["boxes"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: not the record of a unit ({error})") from error
+    place = (at.view_start, at.view_stop, at.sample_start, at.sample_stop)
+    found = (record.view_start, record.view_stop, record.sample_start, record.sample_stop)
+    if found != place or not len(record.labels) == len(record.boxes) == at.shape[0]:
+        raise StoreError(f"{path} is damaged: it records the unit {found}, its place is {place}")
+    return record
+
+
+def sweep(root: Path) -> int:
+    """Remove the temporary files that a killed writer left; how many there were."""
+    left = [path for path in root.rglob("*.partial") if path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file at once, and only return when it is on disk."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _fsync(path.parent)
+
+
+def fsync_tree(root: Path) -> None:
+    """Make every file and folder below ``root`` durable."""
+    for path in [root, *root.rglob("*")]:
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} vanished while it was written; is another process using this store?") from error
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
