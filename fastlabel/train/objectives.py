@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -65,9 +66,20 @@ def online_loss(
     teacher.eval()
 
     def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-        # The teacher runs as it did when labels were stored, whatever precision the student trains in.
-        with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
+        with torch.no_grad(), _full_precision(batch.images.device.type):
             probs_BC = torch.softmax(teacher(batch.images).float() / label_temperature, dim=1)
         return F.cross_entropy(logits_BC / student_temperature, probs_BC, reduction="none")
 
     return per_sample_loss
+
+
+@contextmanager
+def _full_precision(device_type: str) -> Iterator[None]:
+    """Run a teacher as it ran when labels were stored, whatever precision the student trains in."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

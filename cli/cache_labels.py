@@ -1,0 +1,109 @@
+"""fastlabel cache-labels DATA.beton STORE.zarr --teacher SPEC ..."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fastlabel.cache import CacheReport
+
+
+@click.command("cache-labels")
+@click.argument("data", metavar="DATA.beton", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("store", metavar="STORE.zarr", type=click.Path(path_type=Path))
+@click.option(
+    "--teacher",
+    "teachers",
+    metavar="SPEC",
+    multiple=True,
+    required=True,
+    help="A checkpoint of train-teacher; repeat it for several teachers over the same crops.",
+)
+@click.option("--views", type=click.IntRange(min=1), required=True, metavar="V", help="Crops of each image.")
+@click.option("--k", type=click.IntRange(min=1), required=True, metavar="K", help="Classes kept of each label.")
+@click.option("--size", type=click.IntRange(min=1), metavar="S", help="Side of a crop. [default: the teacher's]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views and of --ipc.")
+@click.option(
+    "--view-policy",
+    "policy",
+    type=click.Choice(["random-resized-crop", "pad-crop", "center", "identity"]),
+    default="random-resized-crop",
+    show_default=True,
+)
+@click.option("--ipc", type=click.IntRange(min=1), metavar="N", help="Label N random images per class only.")
+@click.option(
+    "--subset",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Label only the samples whose indices FILE lists, one a line.",
+)
+@click.option("--workers", "num_workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, all cores]")
+@click.option("--decode-batch", type=click.IntRange(min=1), metavar="B", help="Samples decoded at a time.")
+@click.option(
+    "--forward-batch",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="F",
+    help="Samples in a forward pass. Part of what a label is: other values give labels that differ in last bits.",
+)
+@click.option("--device", help="cpu or cuda. [default: cuda when there is one]")
+@click.option("--dry-run", is_flag=True, help="Say crops, bytes and an estimate of the time, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def command(
+    data: Path, store: Path, teachers: tuple[str, ...], subset: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Label V views of every image of DATA.beton by the teachers, into STORE.zarr.
+
+    A run that was interrupted goes on where it was when the same command is given again.
+    """
+    from fastlabel.cache import cache_labels
+
+    ids = None if subset is None else _read_subset(subset)
+    try:
+        report = cache_labels(data, store, teachers, subset=ids, progress=True, **options)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what is committed is kept; give the same command again to go on", err=True)
+        raise
+    click.echo(json.dumps(asdict(report)) if as_json else _describe(report))
+
+
+def _read_subset(path: Path) -> list[int]:
+    from fastlabel.errors import InputError
+
+    try:
+        return [int(line) for line in path.read_text().split()]
+    except ValueError as error:
+        raise InputError(f"{path} must list sample indices, one whole number a line: {error}") from error
+
+
+def _describe(report: CacheReport) -> str:
+    what = (
+        f"{report.crops:,} crops ({report.samples:,} samples x {report.views} views) by {', '.join(report.teachers)}, "
+        f"top {report.k} of {report.num_classes} classes"
+    )
+    if report.dry_run:
+        return (
+            f"dry run: {report.store} would hold {what}: about {report.bytes_on_disk:,} bytes in {report.units} units, "
+            f"about {_duration(report.seconds)} to label what is missing here"
+        )
+    if not report.crops_done:
+        return f"{report.store} is complete: {what}; {report.bytes_on_disk:,} bytes"
+    rate = report.crops_done / max(report.seconds, 1e-9)
+    return (
+        f"{report.store}: {what}; labelled {report.crops_done:,} crops in {_duration(report.seconds)} "
+        f"({rate:,.0f} crops/s), {report.bytes_on_disk:,} bytes"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
