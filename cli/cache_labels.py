@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     default="random-resized-crop",
     show_default=True,
 )
+@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the random crops.")
 @click.option("--ipc", type=click.IntRange(min=1), metavar="N", help="Label N random images per class only.")
 @click.option(
     "--subset",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Label only the samples whose indices FILE lists, one a line.",
 )
-@click.option("--workers", "num_workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, all cores]")
+@click.option("--workers", "num_workers", type=click.IntRange(min=0), default=0, help="Threads. [default: all cores]")
 @click.option("--decode-batch", type=click.IntRange(min=1), metavar="B", help="Samples decoded at a time.")
 @click.option(
     "--forward-batch",

@@ -12,12 +12,8 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
 @click.command("train-student")
 @click.argument("data", metavar="DATA.beton", type=click.Path(exists=True, dir_okay=False))
 @click.argument("store", metavar="STORE.zarr", type=click.Path())
-@click.option(
-    "--val", required=True, type=click.Path(exists=True, dir_okay=False), help="Images to evaluate on."
-)
-@click.option(
-    "--arch", required=True, help="convnet-d3, convnet-d4, ... or a torchvision classifier: resnet18."
-)
+@click.option("--val", required=True, type=click.Path(exists=True, dir_okay=False), help="Images to evaluate on.")
+@click.option("--arch", required=True, help="convnet-d3, convnet-d4, ... or a torchvision classifier: resnet18.")
 @click.option("--out", required=True, type=click.Path(), help="Folder for checkpoints and metrics.")
 @click.option(
     "--labels",
@@ -26,17 +22,13 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
     show_default=True,
     help="Train on the store's labels, on the teacher run along, or on the class of each image.",
 )
-@click.option(
-    "--teacher", type=click.Path(), help="The checkpoint that labelled the store, for --labels online."
-)
+@click.option("--teacher", type=click.Path(), help="The checkpoint that labelled the store, for --labels online.")
 @click.option("--teacher-index", type=int, default=0, show_default=True, help="Which teacher of the store.")
 @click.option("--ipc", type=int, help="Train on this many random images per class.  [default: all]")
 @click.option("--ipc-seed", type=int, help="Chooses them.  [default: --seed]")
 @click.option("--label-temperature", type=float, default=1.0, show_default=True)
 @click.option("--student-temperature", type=float, default=1.0, show_default=True)
-@click.option(
-    "--keep-every", type=int, default=0, show_default=True, help="Keep every n-th epoch; 0: the last."
-)
+@click.option("--keep-every", type=int, default=0, show_default=True, help="Keep every n-th epoch; 0: the last.")
 @click.option("--eval-every", type=int, help="[default: 1 up to 20 epochs, else about 10 evaluations in all]")
 @recipe_options
 @run_options

@@ -29,12 +29,8 @@ _RECIPE = [
     click.option("--amp", is_flag=True, help="Train in bfloat16 (CUDA)."),
 ]
 _RUN = [
-    click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."
-    ),
-    click.option(
-        "--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"
-    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."),
+    click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     click.option("--resume", is_flag=True, help="Continue the run in --out."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
@@ -91,9 +87,7 @@ class ProgressBar:
         """Training goes on after `epoch` epochs."""
         self._epochs = epochs
         total = epochs * steps_per_epoch
-        self._bar = tqdm(
-            total=total, initial=epoch * steps_per_epoch, unit="step", file=sys.stderr, leave=False
-        )
+        self._bar = tqdm(total=total, initial=epoch * steps_per_epoch, unit="step", file=sys.stderr, leave=False)
 
     def step(self, images: int) -> None:
         """One more batch is done."""

@@ -77,6 +77,7 @@ def cache_labels(
     seed: int = 0,
     *,
     policy: ViewPolicy | str = DEFAULT_POLICY,
+    flip: bool = True,
     ipc: int | None = None,
     subset: ArrayLike | None = None,
     num_workers: int = 0,
@@ -97,6 +98,7 @@ def cache_labels(
         size: side of the crops in pixels; default what the first teacher takes.
         seed: of the views, and of the samples that ``ipc`` chooses.
         policy: the name of a view policy, or a policy with other parameters than the usual.
+        flip: whether a policy given by name mirrors half of the crops.
         ipc: label only that many random images per class.
         subset: label only these samples, by index in the file.
         decode_batch: samples decoded at a time; no influence on the result.
@@ -113,7 +115,7 @@ def cache_labels(
     models = _load(teachers, device)
     size = size or models[0].model.spec.size
     if isinstance(policy, str):
-        policy = ViewPolicy.from_name(policy, size, seed)
+        policy = ViewPolicy.from_name(policy, size, seed, flip)
     if views < 1:
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)

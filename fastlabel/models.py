@@ -119,9 +119,7 @@ def restore_classifier(path: str | Path, content: Mapping[str, Any]) -> Classifi
         model.load_state_dict(content["state"])
     except (InputError, RuntimeError, TypeError) as error:
         lines = str(error).splitlines()
-        raise TeacherError(
-            f"{path} does not hold the model that it describes: {' '.join(lines[:2])}"
-        ) from error
+        raise TeacherError(f"{path} does not hold the model that it describes: {' '.join(lines[:2])}") from error
     return model
 
 

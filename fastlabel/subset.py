@@ -37,9 +37,7 @@ def images_per_class(
     counts = np.bincount(targets_N[ids], minlength=classes)
     short = np.flatnonzero(counts[:classes] < n)
     if len(short):
-        raise InputError(
-            f"class {short[0]} has {counts[short[0]]} images to choose from, {n} per class were asked for"
-        )
+        raise InputError(f"class {short[0]} has {counts[short[0]]} images to choose from, {n} per class were asked for")
     order = np.lexsort((_hash(ids, seed), targets_N[ids]))
     starts = np.cumsum(counts) - counts
     ranks = np.arange(len(ids)) - np.repeat(starts, counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,12 @@ class ViewPolicy:
         return cls("identity", size, seed)
 
     @classmethod
-    def from_name(cls, name: str, size: int, seed: int = 0) -> ViewPolicy:
-        """The policy of that name with its usual parameters."""
+    def from_name(cls, name: str, size: int, seed: int = 0, flip: bool = True) -> ViewPolicy:
+        """The policy of that name with its usual parameters; ``flip`` matters where views are random."""
         if name not in KINDS:
             raise InputError(f"unknown view policy {name!r}; choose one of {', '.join(KINDS)}")
         policy: ViewPolicy = getattr(cls, name.replace("-", "_"))(size, seed)
-        return policy
+        return replace(policy, flip=flip) if policy.flip else policy
 
     def boxes(self, view: int, ids: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> NDArray[np.int32]:
         """Boxes int32 [B, 5] of samples under a view: top, left, height, width in pixels, and flip.

@@ -29,9 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise TeacherError(f"{path} does not exist: give the path of a checkpoint that train-teacher wrote")
     if not zipfile.is_zipfile(path):
-        raise TeacherError(
-            f"{path} is not a PyTorch checkpoint, or is cut short ({path.stat().st_size} bytes)"
-        )
+        raise TeacherError(f"{path} is not a PyTorch checkpoint, or is cut short ({path.stat().st_size} bytes)")
     return _checked(path, _load(path))
 
 
@@ -59,9 +57,7 @@ def _checked(path: Path, content: object) -> dict[str, Any]:
             f"{path} is not a fastlabel checkpoint (no format number): give one that train-teacher wrote"
         )
     if content["format"] != CHECKPOINT_FORMAT:
-        raise TeacherError(
-            f"{path} has checkpoint format {content['format']}, this version reads {CHECKPOINT_FORMAT}"
-        )
+        raise TeacherError(f"{path} has checkpoint format {content['format']}, this version reads {CHECKPOINT_FORMAT}")
     missing = [key for key in ("spec", "state", "epoch") if key not in content]
     if missing:
         raise TeacherError(f"{path} is not a whole checkpoint: it lacks {', '.join(missing)}")

@@ -108,7 +108,7 @@ class Beton:
         stat = self.path.stat()
         key = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         kept = self.path.with_name(self.path.name + ".fingerprint.json")
-        if trust_cache and (known := _read_json(kept)) and known.get("file") == key:
+        if trust_cache and (known := _read_json(kept)) and known.get("file") == key and "sha256" in known:
             return str(known["sha256"])
         digest = self._hash(progress)
         _write_if_possible(kept, {"file": key, "sha256": digest})
@@ -167,8 +167,9 @@ def _columns(path: Path, reader: Any) -> tuple[Any, Any]:
 def _payload_sizes(path: Path, reader: Any, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     table = reader.alloc_table
     pointers = table["ptr"].astype(np.int64)
-    order = np.argsort(pointers)
-    at = order[np.minimum(np.searchsorted(pointers, offsets, sorter=order), len(order) - 1)]
+    # An empty value of another field has the pointer of what follows it: the longest of them is the image.
+    order = np.lexsort((table["size"], pointers))
+    at = order[np.searchsorted(pointers, offsets, side="right", sorter=order) - 1]
     sizes = table["size"].astype(np.int64)[at]
     bad = np.flatnonzero(
         (pointers[at] != offsets) | (offsets + sizes > int(reader.header["alloc_table_ptr"]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+from collections import deque
 
 import numpy as np
 import torch
@@ -17,22 +17,19 @@ class BufferPool:
     """
 
     def __init__(self, shape: tuple[int, ...], keep: int) -> None:
-        self._shape, self._keep = shape, keep
-        self._free: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
+        self._shape = shape
+        # No lock: a finalizer may run in the middle of `take`, in the same thread. A deque needs none.
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=keep)
 
     def take(self, count: int) -> tuple[NDArray[np.uint8], torch.Tensor]:
         """An array of ``count`` rows, and a tensor on the same memory that keeps it from being used again."""
-        with self._lock:
-            buffer = self._free.pop() if self._free else np.empty(self._shape, np.uint8)
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(self._shape, np.uint8)
         # The tensor's storage, and so every view of it, holds ``lease``; the pool holds only ``buffer``.
         lease = buffer[:]
         tensor = torch.from_numpy(lease)
-        finalizer = weakref.finalize(lease, self._give_back, buffer)
+        finalizer = weakref.finalize(lease, self._free.append, buffer)
         finalizer.atexit = False
         return buffer[:count], tensor[:count]
-
-    def _give_back(self, buffer: NDArray[np.uint8]) -> None:
-        with self._lock:
-            if len(self._free) < self._keep:
-                self._free.append(buffer)

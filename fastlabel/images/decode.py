@@ -28,19 +28,18 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
 
 
 @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def decode_views(ids, metadata, storage, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
+def decode_views(ids, metadata, file, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
     """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
-    ``storage`` is FFCV's view of the file: its bytes, and where each allocation starts and how long it is.
+    ``file`` is all bytes of the file, ``nbytes_N`` how many of them are each sample's image.
     ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
     """
-    file, starts, sizes = storage
     for b in prange(len(ids)):
         thread = get_thread_id()
         sample = metadata[ids[b]]
         height, width = np.int64(sample["height"]), np.int64(sample["width"])
-        start = sample["data_ptr"]
-        data = file[start : start + sizes[np.searchsorted(starts, start)]]
+        start = np.int64(sample["data_ptr"])
+        data = file[start : start + nbytes_N[ids[b]]]
         if sample["mode"] == JPEG:
             scratch = scratch_TP[thread]
             status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], scratch)
@@ -72,8 +71,9 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
     def generate_code(self) -> Callable[..., Any]:
         # FFCV compiles what this returns anew for each loader: a few lines, the rest comes from Numba's cache.
         def decode(ids, memory, metadata, storage):
-            boxes, out, status, scratch, headers, handles = memory
-            decode_views(ids, metadata, storage, boxes, out, status, scratch, headers, handles)
+            boxes, out, status, nbytes, scratch, headers, handles = memory
+            # FFCV's storage: the bytes of the file, and a table that is ambiguous where a field is empty.
+            decode_views(ids, metadata, storage[0], nbytes, boxes, out, status, scratch, headers, handles)
             return out
 
         return decode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -15,9 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from fastlabel.errors import ImageDecodeError, InputError
+from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
 from fastlabel.images import _ffcv as ffcv
 from fastlabel.images.beton import IMAGE_FIELD, Beton
 from fastlabel.images.buffers import BufferPool
@@ -69,26 +70,36 @@ class ImageLoader:
         self._scratch = np.empty((most, pixels * 3), np.uint8)
         self._headers = np.zeros((most, 16), np.int32)  # a cache line each
         self._decompressors = Decompressors(most)
-        weakref.finalize(self, self._decompressors.close)
+        # Not at exit: a thread may still be using them then.
+        weakref.finalize(self, self._decompressors.close).atexit = False
+        # The scratch memory serves one batch at a time; an epoch that was abandoned may still be at its last one.
+        self._decoding = threading.Lock()
         self._pools: dict[int, BufferPool] = {}
         self._epoch: weakref.ref[Epoch] | None = None
 
-    def epoch(self, ids: NDArray[np.int64], views: Sequence[int]) -> Epoch:
+    def epoch(self, ids: ArrayLike, views: Sequence[int]) -> Epoch:
         """Start to decode: an iterator over ``ImageBatch``, in the order of ``ids``, all ``views`` of each sample.
 
-        An epoch of this loader that still runs is closed: there is one at a time.
+        There is one epoch at a time: one of this loader that still runs is closed, and says so when it is read.
         """
-        ids = np.ascontiguousarray(ids, np.int64)
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.beton.num_samples:
-            raise InputError(
-                f"sample ids {ids.min()} to {ids.max()} leave the file's {self.beton.num_samples} samples"
-            )
+        checked = self._check(ids)
         running = self._epoch() if self._epoch else None
         if running is not None:
-            running.close()
-        epoch = Epoch(self, ids, tuple(views))
+            running.supersede()
+        epoch = Epoch(self, checked, tuple(views))
         self._epoch = weakref.ref(epoch)
         return epoch
+
+    def _check(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """A copy of sample ids: the caller may shuffle its own array while the thread reads this one."""
+        given = np.asarray(ids)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise InputError(f"sample ids must be a vector of integers; got {given.dtype} {given.shape}")
+        if given.size and not 0 <= given.min() <= given.max() < self.beton.num_samples:
+            raise InputError(
+                f"sample ids {given.min()} to {given.max()} leave the file's {self.beton.num_samples} samples"
+            )
+        return given.astype(np.int64)
 
     def _pool(self, num_views: int) -> BufferPool:
         if num_views not in self._pools:
@@ -96,19 +107,27 @@ class ImageLoader:
             self._pools[num_views] = BufferPool(shape, keep=BATCHES_AHEAD + 2)
         return self._pools[num_views]
 
-    def decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
+    def decode(self, ids: ArrayLike, views: Sequence[int]) -> ImageBatch:
         """One batch, in the calling thread, by the same FFCV pipeline that an epoch runs.
 
         Raises:
+            InputError: more samples than ``batch_size``, or not in the file.
             ImageDecodeError: names the first sample that is broken, and the reason.
         """
+        checked = self._check(ids)
+        if len(checked) > self.batch_size:
+            raise InputError(f"{len(checked)} samples are more than a batch of {self.batch_size}")
+        with self._decoding:
+            return self._decode(checked, views)
+
+    def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
         beton = self.beton
         boxes = np.empty((len(ids), len(views), 5), np.int32)
         for v, view in enumerate(views):
             boxes[:, v] = self.policy.boxes(view, ids, beton.heights[ids], beton.widths[ids])
         out, images = self._pool(len(views)).take(len(ids))
         status = np.zeros(len(ids), np.int64)
-        memory = (boxes, out, status, self._scratch, self._headers, self._decompressors.handles)
+        memory = (boxes, out, status, beton.nbytes, self._scratch, self._headers, self._decompressors.handles)
         _run_pipeline(self._pipeline, ids, memory)
         if status.any():
             first = int(np.flatnonzero(status)[0])
@@ -127,6 +146,7 @@ def _ffcv_loader(beton: Beton, size: int, batch_size: int) -> Any:
             batch_size=batch_size,
             num_workers=1,
             os_cache=True,
+            seed=0,  # unused; without one, FFCV takes a number from the user's np.random
             pipelines={**pipelines, IMAGE_FIELD: [ViewsDecoder(size)]},
         )
     finally:
@@ -154,6 +174,21 @@ class _Failure:
     error: BaseException
 
 
+class _DecodeThread(threading.Thread):
+    def __init__(self, stop: threading.Event, *arguments: Any) -> None:
+        super().__init__(target=_decode_ahead, args=(*arguments, stop), daemon=True, name="fastlabel-images")
+        self.stop = stop
+
+
+@atexit.register
+def _stop_threads() -> None:
+    """A thread that still decodes while Python takes its libraries apart would crash the process."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _DecodeThread):
+            thread.stop.set()
+            thread.join()
+
+
 class Epoch(Iterator[ImageBatch]):
     """One pass over some samples; decodes ahead in a thread. Also a context manager.
 
@@ -165,12 +200,9 @@ class Epoch(Iterator[ImageBatch]):
         self.num_batches = -(-len(ids) // loader.batch_size)
         self._queue: Queue[ImageBatch | _Failure | None] = Queue(BATCHES_AHEAD)
         self._stop = threading.Event()
-        self._done = False
+        self._left, self._done, self._superseded = self.num_batches, False, False
         # The thread must not hold the epoch itself, or an abandoned one would never be collected.
-        arguments = (loader, ids, views, self._queue, self._stop)
-        self._thread = threading.Thread(
-            target=_decode_ahead, args=arguments, daemon=True, name="fastlabel-images"
-        )
+        self._thread = _DecodeThread(self._stop, loader, ids, views, self._queue)
         weakref.finalize(self, self._stop.set)
         self._thread.start()
 
@@ -181,10 +213,16 @@ class Epoch(Iterator[ImageBatch]):
         return self
 
     def __next__(self) -> ImageBatch:
+        if self._superseded:
+            raise FastlabelError(
+                f"another epoch of this loader was started with {self._left} batches of this one to come; "
+                "use a loader for each"
+            )
         if self._done:
             raise StopIteration
         item = self._queue.get()
         if isinstance(item, ImageBatch):
+            self._left -= 1
             return item
         self.close()
         if isinstance(item, _Failure):
@@ -199,6 +237,11 @@ class Epoch(Iterator[ImageBatch]):
             while True:
                 self._queue.get_nowait()
         self._thread.join()
+
+    def supersede(self) -> None:
+        """Close it for another epoch. Whoever still reads it gets an error, not an early end."""
+        self._superseded = not self._done and self._left > 0
+        self.close()
 
     def __enter__(self) -> Epoch:
         return self

@@ -67,8 +67,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.keep_every < 0 or self.eval_every < 1:
             raise InputError(
-                "keep-every must be at least 0 and eval-every at least 1, "
-                f"not {self.keep_every} and {self.eval_every}"
+                f"keep-every must be at least 0 and eval-every at least 1, not {self.keep_every} and {self.eval_every}"
             )
         if self.recipe.amp and self.device.type != "cuda":
             raise InputError(f"amp trains in bfloat16 on CUDA devices: leave it off on {self.device}")
@@ -132,11 +131,7 @@ class Trainer:
         kept = self._due(epoch, self.keep_every)
         if kept:
             save_checkpoint(epoch_path(self.run.path, epoch), self.model, epoch=epoch, metrics=metrics)
-        if (
-            kept
-            or self._due(epoch, self.eval_every)
-            or time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES
-        ):
+        if kept or self._due(epoch, self.eval_every) or time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
             extra = {"optimizer": self.optimizer.state_dict(), "rng": _rng_state(self.device)}
             extra["config"] = dict(self.run.identity)
             save_checkpoint(self.run.path / "last.pt", self.model, epoch=epoch, metrics=metrics, extra=extra)

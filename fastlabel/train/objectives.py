@@ -50,16 +50,12 @@ def cached_loss(label_temperature: float = 1.0, student_temperature: float = 1.0
     def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise InputError("the loader gives no soft labels: open it with a label store")
-        return soft_cross_entropy(
-            logits_BC, batch.labels, label_temperature, student_temperature, reduction="none"
-        )
+        return soft_cross_entropy(logits_BC, batch.labels, label_temperature, student_temperature, reduction="none")
 
     return per_sample_loss
 
 
-def online_loss(
-    teacher: Classifier, label_temperature: float = 1.0, student_temperature: float = 1.0
-) -> PerSampleLoss:
+def online_loss(teacher: Classifier, label_temperature: float = 1.0, student_temperature: float = 1.0) -> PerSampleLoss:
     """Cross entropy with the teacher's output on the images of the batch: the oracle of `cached_loss`."""
     check_temperature("label_temperature", label_temperature)
     check_temperature("student_temperature", student_temperature)

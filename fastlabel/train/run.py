@@ -46,8 +46,7 @@ class Run:
         if difference is not None:
             where, found, wanted = difference
             raise InputError(
-                f"{self.path} holds another run: its {where} is {found}, this one has {wanted}; "
-                "choose another folder"
+                f"{self.path} holds another run: its {where} is {found}, this one has {wanted}; choose another folder"
             )
         if not resume:
             raise InputError(f"{self.path} already holds this run: resume it, or choose another folder")

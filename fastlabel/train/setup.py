@@ -52,9 +52,7 @@ def check_same_classes(data: Beton, val: Beton) -> None:
     if data.class_names and val.class_names and data.class_names != val.class_names:
         raise InputError(f"{val.path} has other classes than {data.path}: their class names differ")
     if val.num_classes > data.num_classes:
-        raise InputError(
-            f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: not a pair"
-        )
+        raise InputError(f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: not a pair")
 
 
 def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:

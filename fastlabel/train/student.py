@@ -70,9 +70,7 @@ class StudentConfig:
         if (self.labels == "online") != (self.teacher is not None):
             raise InputError(f"a teacher's checkpoint goes with online labels: labels are {self.labels}")
         if self.labels != "hard" and self.recipe.label_smoothing:
-            raise InputError(
-                "label smoothing is for hard labels: soft labels say by themselves how sure they are"
-            )
+            raise InputError("label smoothing is for hard labels: soft labels say by themselves how sure they are")
         if self.labels == "hard" and (self.label_temperature != 1 or self.student_temperature != 1):
             raise InputError("temperatures are for soft labels: leave them at 1 with hard labels")
 

@@ -30,7 +30,10 @@ LARGEST_PAD_CROP = 64
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A teacher's training. `size` in pixels, `view_policy`: by the images; `workers` 0: all cores."""
+    """A teacher's training. `size` in pixels, `view_policy`: by the images; `workers` 0: all cores.
+
+    `flip` False keeps random views from mirroring, which digits and letters do not survive.
+    """
 
     data: str | Path
     val: str | Path
@@ -39,6 +42,7 @@ class TeacherConfig:
     recipe: Recipe
     size: int | None = None
     view_policy: str | None = None
+    flip: bool = True
     seed: int = 0
     keep_every: int = 1
     eval_every: int = 1
@@ -78,7 +82,7 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
             "command": "train-teacher",
             "arch": config.arch,
             "size": policy.size,
-            "view_policy": policy.name,
+            "view_policy": policy.to_dict(),
             "seed": config.seed,
             "recipe": recipe.to_dict(),
             "data": data.fingerprint(),
@@ -103,4 +107,4 @@ def _view_policy(config: TeacherConfig, data: Beton) -> ViewPolicy:
     size = config.size or data.common_size or DEFAULT_SIZE
     small = size <= LARGEST_PAD_CROP and size == data.common_size
     name = config.view_policy or ("pad-crop" if small else "random-resized-crop")
-    return ViewPolicy.from_name(name, size=size, seed=config.seed)
+    return ViewPolicy.from_name(name, size=size, seed=config.seed, flip=config.flip)

@@ -135,9 +135,7 @@ def test_a_folder_of_other_things_and_a_file_are_refused(tmp_path, make_trainer)
 
 
 @pytest.mark.parametrize("steps_between_checks", [1, 2, 50])
-def test_a_loss_that_is_not_finite_names_epoch_and_step(
-    tmp_path, make_trainer, monkeypatch, steps_between_checks
-):
+def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, make_trainer, monkeypatch, steps_between_checks):
     monkeypatch.setattr(loop, "STEPS_BETWEEN_CHECKS", steps_between_checks)
     calls = []
 
