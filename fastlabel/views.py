@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
@@ -26,7 +27,8 @@ PARAMETERS = {
 }
 ASPECTS = 256
 STREAM_ORDER, STREAM_VIEW_ORDER = 1, 2
-MAX_SEED, MAX_VIEW, MAX_SIDE = 2**64, 2**32, 2**16
+# Exclusive. With these, no product in the kernels leaves 64 bits.
+MAX_SEED, MAX_SAMPLE, MAX_VIEW, MAX_PARAMETER, MAX_SIDE = 2**64, 2**63, 2**32, 2**32, 2**16
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,12 @@ class ViewPolicy:
     def __post_init__(self) -> None:
         if self.name not in KINDS:
             raise InputError(f"unknown view policy {self.name!r}; choose one of {', '.join(KINDS)}")
-        if not 1 <= self.size < MAX_SIDE:
-            raise InputError(f"view size {self.size} must be 1 to {MAX_SIDE - 1} pixels")
-        if not 0 <= self.seed < MAX_SEED:
-            raise InputError(f"view seed {self.seed} must be 0 to 2**64 - 1")
+        for name, low, high in (("size", 1, MAX_SIDE), ("seed", 0, MAX_SEED), ("padding", 0, MAX_SIDE)):
+            object.__setattr__(self, name, _integer(f"view {name}", getattr(self, name), low, high))
+        for value in (*self.scale_q24, *self.ratio_q16, *self.aspects_q16, *self.fraction):
+            _integer("view parameter", value, 0, MAX_PARAMETER)
         if self.name == "random-resized-crop":
             self._check_random_resized_crop()
-        if self.padding < 0:
-            raise InputError(f"padding {self.padding} must not be negative")
         if not 0 < self.fraction[0] <= self.fraction[1]:
             raise InputError(f"fraction {self.fraction} must be above 0 and at most 1")
 
@@ -88,8 +88,10 @@ class ViewPolicy:
         flip: bool = True,
     ) -> ViewPolicy:
         """A box of random area and aspect, resized to size x size: torchvision's RandomResizedCrop."""
-        if not 0 < ratio[0] <= ratio[1]:
+        if not 0 < ratio[0] <= ratio[1] < math.inf:
             raise InputError(f"ratio {ratio} must be positive and in order")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise InputError(f"scale {scale} must lie above 0, in order, up to 1")
         low, high = math.log(ratio[0]), math.log(ratio[1])
         # Midpoints of equal steps in the logarithm. Only these integers matter afterwards.
         logs = (low + (high - low) * (i + 0.5) / ASPECTS for i in range(ASPECTS))
@@ -137,9 +139,10 @@ class ViewPolicy:
         Raises:
             InputError: an image is too small for pad-crop, or a value is out of range.
         """
-        if not 0 <= view < MAX_VIEW:
-            raise InputError(f"view {view} must be 0 to 2**32 - 1")
-        ids, heights, widths = np.asarray(ids, np.int64), np.asarray(heights, np.int32), np.asarray(widths, np.int32)
+        view = _integer("view", view, 0, MAX_VIEW)
+        ids = _vector("sample ids", ids, 0, MAX_SAMPLE, np.int64)
+        heights = _vector("heights", heights, 1, MAX_SIDE, np.int32)
+        widths = _vector("widths", widths, 1, MAX_SIDE, np.int32)
         boxes = kernel.view_boxes(
             KINDS[self.name], self._parameters(), self.aspects_q16, self.size, self.seed, view, ids, heights, widths
         )
@@ -169,18 +172,41 @@ class ViewPolicy:
         """The inverse of :meth:`to_dict`."""
         try:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-            return cls(**values)
+            policy = cls(**values)
         except TypeError as error:
             raise InputError(f"not a view policy: {error}") from error
+        if data.keys() != policy.to_dict().keys():
+            raise InputError(f"a {policy.name} view policy needs {', '.join(policy.to_dict())}; got {', '.join(data)}")
+        return policy
 
 
 def random_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """``ids`` in the random order of an epoch; the same on every machine and for every number of workers."""
+    seed, epoch = _integer("seed", seed, 0, MAX_SEED), _integer("epoch", epoch, 0, MAX_VIEW)
     return ids[np.argsort(kernel.random_keys(seed, STREAM_ORDER, epoch, ids), kind="stable")]
 
 
 def view_of_epoch(epoch: int, num_views: int, seed: int) -> int:
     """The view that an epoch trains on: a permutation of the views by seed, cycled."""
     views = np.arange(num_views, dtype=np.int64)
-    keys = kernel.random_keys(seed, STREAM_VIEW_ORDER, 0, views)
+    keys = kernel.random_keys(_integer("seed", seed, 0, MAX_SEED), STREAM_VIEW_ORDER, 0, views)
     return int(views[np.argsort(keys, kind="stable")][epoch % num_views])
+
+
+def _integer(name: str, value: int, low: int, high: int) -> int:
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        raise InputError(f"{name} {value!r} must be an integer") from None
+    if not low <= number < high:
+        raise InputError(f"{name} {number} must be {low} to {high - 1}")
+    return number
+
+
+def _vector(name: str, values: ArrayLike, low: int, high: int, dtype: DTypeLike) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(f"{name} must be integers, not {array.dtype}")
+    if array.size and not low <= array.min() <= array.max() < high:
+        raise InputError(f"{name} {array.min()} to {array.max()} must be {low} to {high - 1}")
+    return array.astype(dtype, copy=False)

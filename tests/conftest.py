@@ -29,6 +29,22 @@ def cli() -> Callable[..., Result]:
 
 
 @pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The 12 photos of three classes in one .beton file."""
+    from tests.stores import write_photos
+
+    return write_photos(make_photo_folder(tmp_path / "photos"), tmp_path / "photos.beton")
+
+
+@pytest.fixture
+def make_store(photos: Path, tmp_path: Path) -> Callable[..., Path]:
+    """make_store("name", views=3, k=2, ...) -> the path of a store of those photos."""
+    from tests.stores import store_maker
+
+    return store_maker(photos, tmp_path)
+
+
+@pytest.fixture
 def photo_folder(tmp_path: Path) -> Path:
     """12 JPEG photos of differing sizes (48 to 128 pixels) in the class folders bird, cat and dog."""
     return make_photo_folder(tmp_path / "photos")

@@ -60,7 +60,7 @@ class Beton:
             return path
         path = Path(path)
         _check_header(path)
-        reader = ffcv.Reader(str(path))
+        reader = _read(path)
         image, label = _columns(path, reader)
         offsets = image["data_ptr"].astype(np.int64)
         return cls(
@@ -138,18 +138,27 @@ def _check_header(path: Path) -> None:
     header = np.fromfile(path, ffcv.HeaderType, count=1)
     if not len(header) or header[0]["version"] != ffcv.CURRENT_VERSION:
         found = f"version {header[0]['version']}" if len(header) else f"{path.stat().st_size} bytes"
-        raise DatasetError(
-            f"{path} is not an FFCV .beton file of version {ffcv.CURRENT_VERSION}: it has {found}"
-        )
+        raise DatasetError(f"{path} is not an FFCV .beton file of version {ffcv.CURRENT_VERSION}: it has {found}")
     size, table = path.stat().st_size, int(header[0]["alloc_table_ptr"])
     entry, samples = ffcv.ALLOC_TABLE_TYPE.itemsize, int(header[0]["num_samples"])
     if samples == 0:
         raise DatasetError(f"{path} holds no samples")
-    if table == 0 or table + entry * samples > size or (size - table) % entry:
+    # Every field that has payloads has one for each sample.
+    if table == 0 or table >= size or (size - table) % (entry * samples):
         raise DatasetError(
             f"{path} is truncated or was never finished: {size} bytes for {samples} samples with an allocation "
             f"table at byte {table}; write it again"
         )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return ffcv.Reader(str(path))
+    except OSError:
+        raise
+    except Exception as error:  # FFCV checks nothing: whatever numpy or json trip over
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"FFCV cannot read the fields of {path} ({reason}); write it again") from error
 
 
 def _columns(path: Path, reader: Any) -> tuple[Any, Any]:
@@ -171,9 +180,7 @@ def _payload_sizes(path: Path, reader: Any, offsets: NDArray[np.int64]) -> NDArr
     order = np.lexsort((table["size"], pointers))
     at = order[np.searchsorted(pointers, offsets, side="right", sorter=order) - 1]
     sizes = table["size"].astype(np.int64)[at]
-    bad = np.flatnonzero(
-        (pointers[at] != offsets) | (offsets + sizes > int(reader.header["alloc_table_ptr"]))
-    )
+    bad = np.flatnonzero((pointers[at] != offsets) | (offsets + sizes > int(reader.header["alloc_table_ptr"])))
     if bad.size:
         raise DatasetError(
             f"{path} is damaged: the image of sample {bad[0]} ({bad.size} samples in all) is not in the file's "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,24 @@ from numba import get_thread_id, njit, prange
 from fastlabel.images import _ffcv as ffcv
 from fastlabel.images import turbojpeg
 from fastlabel.images.turbojpeg import OK, decode_jpeg
+from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop
 
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
 JPEG, RAW = int(ffcv.IMAGE_MODES["jpg"]), int(ffcv.IMAGE_MODES["raw"])
 
 
-@njit(nogil=True, cache=True)
+def _sources() -> str:
+    """A digest of the files whose code is compiled into the loop below.
+
+    Numba's cache looks at the file of a function, not at those that it calls: it would go on with the kernel of an
+    earlier version. It does look at what a function has closed over.
+    """
+    code = (Path(str(module.__file__)).read_bytes() for module in (crop_kernel, turbojpeg))
+    return hashlib.sha256(b"".join(code)).hexdigest()
+
+
+@njit(nogil=True)
 def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
     image = pixels[: height * width * 3].reshape(height, width, 3)
     for v in range(len(boxes_V5)):
@@ -27,30 +40,37 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
     return OK
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def decode_views(ids, metadata, file, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
-    """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
+def _compile(sources: str) -> Any:
+    @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+    def decode_views(ids, metadata, file, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
+        """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
-    ``file`` is all bytes of the file, ``nbytes_N`` how many of them are each sample's image.
-    ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
-    """
-    for b in prange(len(ids)):
-        thread = get_thread_id()
-        sample = metadata[ids[b]]
-        height, width = np.int64(sample["height"]), np.int64(sample["width"])
-        start = np.int64(sample["data_ptr"])
-        data = file[start : start + nbytes_N[ids[b]]]
-        if sample["mode"] == JPEG:
-            scratch = scratch_TP[thread]
-            status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], scratch)
-            if status_B[b] == OK:
-                status_B[b] = _crop_views(scratch, height, width, boxes_BV5[b], out_BVSS3[b])
-        elif sample["mode"] != RAW:
-            status_B[b] = BAD_MODE
-        elif data.size != height * width * 3:
-            status_B[b] = BAD_RAW_SIZE
-        else:
-            status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b])
+        ``file`` is all bytes of the file, ``nbytes_N`` how many of them are each sample's image.
+        ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
+        """
+        _ = sources  # closed over, see _sources
+        for b in prange(len(ids)):
+            thread = get_thread_id()
+            sample = metadata[ids[b]]
+            height, width = np.int64(sample["height"]), np.int64(sample["width"])
+            start = np.int64(sample["data_ptr"])
+            data = file[start : start + nbytes_N[ids[b]]]
+            if sample["mode"] == JPEG:
+                scratch = scratch_TP[thread]
+                status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], scratch)
+                if status_B[b] == OK:
+                    status_B[b] = _crop_views(scratch, height, width, boxes_BV5[b], out_BVSS3[b])
+            elif sample["mode"] != RAW:
+                status_B[b] = BAD_MODE
+            elif data.size != height * width * 3:
+                status_B[b] = BAD_RAW_SIZE
+            else:
+                status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b])
+
+    return decode_views
+
+
+decode_views = _compile(_sources())
 
 
 class ViewsDecoder(ffcv.SimpleRGBImageDecoder):

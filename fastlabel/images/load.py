@@ -163,10 +163,7 @@ def _run_pipeline(loader: Any, ids: NDArray[np.int64], memory: tuple[Any, ...]) 
         for stage, _ in stages:
             names = stage.__code__.co_varnames[: stage.__code__.co_argcount]
             slots = {name: memory if name.startswith(_NODE_PREFIX) else None for name in names}
-            stage(
-                **slots
-                | {"batch_indices": ids, "metadata": loader.reader.metadata, "storage_state": context.state}
-            )
+            stage(**slots | {"batch_indices": ids, "metadata": loader.reader.metadata, "storage_state": context.state})
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ _address, _int = types.uintp, types.int32
 def _find_library() -> str:
     name = ctypes.util.find_library("turbojpeg")
     if name is None:
-        raise FastlabelError(
-            "libturbojpeg is not installed; on Debian or Ubuntu: apt-get install libturbojpeg0-dev"
-        )
+        raise FastlabelError("libturbojpeg is not installed; on Debian or Ubuntu: apt-get install libturbojpeg0-dev")
     # Symbols found this way are resolved by name, so that compiled code can be cached on disk.
     llvm.load_library_permanently(name)
     return name
@@ -79,9 +77,7 @@ class Decompressors:
     """One libturbojpeg decompressor for each thread that decodes."""
 
     def __init__(self, count: int) -> None:
-        self.handles: NDArray[np.uint64] = np.array(
-            [LIBRARY.tjInitDecompress() for _ in range(count)], np.uint64
-        )
+        self.handles: NDArray[np.uint64] = np.array([LIBRARY.tjInitDecompress() for _ in range(count)], np.uint64)
 
     def close(self) -> None:
         """Give the decompressors back; safe to call twice."""

@@ -90,7 +90,8 @@ def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Re
     device = pick_device(config.device)
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
     check_same_classes(data, val)
-    loss = _loss(config, store, device)
+    teacher = _teacher(config, store)
+    loss = _loss(config, teacher, device)
     ids = student_ids(config, data, store)
     recipe = config.recipe
     with seeded(config.seed, device):
@@ -112,7 +113,7 @@ def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Re
             loss=loss,
             evaluate=make_evaluator(val, store.views, device, config.workers),
             recipe=recipe,
-            run=Run(Path(config.out), _identity(config, data, val, store, ids), config.to_dict()),
+            run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every or default_eval_every(recipe.epochs),
@@ -134,17 +135,16 @@ def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.ND
     return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=store.num_classes)
 
 
-def _loss(config: StudentConfig, store: LabelStore, device: torch.device) -> PerSampleLoss:
+def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) -> PerSampleLoss:
     if config.labels == "hard":
         return hard_loss(config.recipe.label_smoothing)
     if config.teacher is None:
         return cached_loss(config.label_temperature, config.student_temperature)
     teacher = load_teacher(config.teacher, device)
-    expected = _teacher(config, store).sha256
-    if teacher.sha256 != expected:
+    if teacher.sha256 != labeller.sha256:
         raise ManifestMismatchError(
             f"{config.teacher} (weights {teacher.sha256[:12]}) is not teacher {config.teacher_index} of "
-            f"{config.store} (weights {expected[:12]}): give the checkpoint that labelled the store"
+            f"{config.store} (weights {labeller.sha256[:12]}): give the checkpoint that labelled the store"
         )
     return online_loss(teacher.model, config.label_temperature, config.student_temperature)
 
@@ -159,7 +159,7 @@ def _teacher(config: StudentConfig, store: LabelStore) -> TeacherInfo:
 
 
 def _identity(
-    config: StudentConfig, data: Beton, val: Beton, store: LabelStore, ids: npt.NDArray[np.int64]
+    config: StudentConfig, data: Beton, val: Beton, store: LabelStore, teacher: TeacherInfo, ids: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     return {
         "command": "train-student",
@@ -172,11 +172,11 @@ def _identity(
         "images": len(ids),
         "seed": config.seed,
         "recipe": config.recipe.to_dict(),
-        "teacher_sha256": _teacher(config, store).sha256,
+        "teacher_sha256": teacher.sha256,
         "views": store.num_views,
         "view_policy": store.views.name,
         "size": store.views.size,
-        "k": _teacher(config, store).codec.k,
+        "k": teacher.codec.k,
         "data": data.fingerprint(),
         "val": val.fingerprint(),
     }

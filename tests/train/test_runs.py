@@ -90,7 +90,7 @@ def test_the_teacher_learns_and_repeats_itself_to_the_byte(data, tmp_path):
     assert again.accuracy > 0.5
     assert again.checkpoint.read_bytes() == data.teacher.read_bytes()
     config = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert (config["run"]["size"], config["run"]["view_policy"]) == (16, "pad-crop")
+    assert (config["run"]["size"], config["run"]["view_policy"]["name"]) == (16, "pad-crop")
 
 
 def test_a_finished_teacher_resumes_and_a_longer_one_is_another_run(data):
