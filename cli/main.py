@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 from importlib import import_module
 from typing import Any
 
 import click
 
 from fastlabel.errors import FastlabelError
+
+# OpenMP threads that spin while they wait take the cores from the threads that decode; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # name: (module with `command`, help line). A module is imported only when its command is used.
 COMMANDS = {

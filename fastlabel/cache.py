@@ -129,9 +129,7 @@ def cache_labels(
     manifest.validate()
     existing = _existing(Path(store), manifest, views)
     images = ImageLoader(beton, policy, decode_batch or _decode_batch(policy.size), num_workers)
-    forwards = [
-        TeacherForward(teacher, info, device) for teacher, info in zip(models, manifest.teachers, strict=True)
-    ]
+    forwards = [TeacherForward(teacher, info, device) for teacher, info in zip(models, manifest.teachers, strict=True)]
     if dry_run:
         return _estimate(Path(store), existing, manifest, views, ids, images, forwards)
     target = existing or LabelStore.create(store, manifest, views, ids, beton.class_names)
@@ -315,5 +313,3 @@ def _estimate(
         seconds=seconds / measured * missing,
         dry_run=True,
     )
-
-

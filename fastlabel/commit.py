@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 
 from fastlabel.errors import StoreError
+from fastlabel.manifest import canonical_json
 
 ARRAYS = ("classes", "codes", "tail")
 UNITS = "units"
@@ -118,21 +119,28 @@ def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
 def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
     path = record_path(root, teacher, at)
     path.parent.mkdir(parents=True, exist_ok=True)
-    node = {"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}}
-    write_durably(path, json.dumps(node, indent=1) + "\n")
+    write_durably(path, json.dumps(_node(record), indent=1) + "\n")
     _fsync(path.parent.parent)
+
+
+def _node(record: Record) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}}
 
 
 def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
     """A unit's record, or None where it is not committed; StoreError where it is damaged or of another unit."""
     path = record_path(root, teacher, at)
     try:
-        data = json.loads(path.read_text())["attributes"][RECORD_KEY]
-        record = Record(**data | {"labels": tuple(data["labels"]), "boxes": tuple(data["boxes"])})
+        node = json.loads(path.read_text())
+        data = node["attributes"][RECORD_KEY]
+        record = Record(**data | {"labels": tuple(map(str, data["labels"])), "boxes": tuple(map(str, data["boxes"]))})
+        whole = canonical_json(node) == canonical_json(_node(record))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: not the record of a unit ({error})") from error
+    if not whole:
+        raise StoreError(f"{path} is damaged: it holds more or something else than the record of a unit")
     place = (at.view_start, at.view_stop, at.sample_start, at.sample_stop)
     found = (record.view_start, record.view_stop, record.sample_start, record.sample_stop)
     if found != place or not len(record.labels) == len(record.boxes) == at.shape[0]:

@@ -24,7 +24,7 @@ def draw_demo(report: DemoReport, beton: Path, store: Path) -> None:
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
     _draw_accuracies(left.subplots(), report)
     _draw_labels(right, Beton.open(beton), LabelStore.open(store))
     figure.savefig(report.figure, dpi=130)

@@ -90,6 +90,7 @@ class SoftLabelLoader:
         if (self.store is None) == (policy is None):
             raise InputError("give either a store, which brings its views, or a policy; not both")
         if self.store is not None:
+            self.store.check_teacher(teacher)
             check_dataset(self.store, self.beton)
         self.policy = self.store.views if self.store else policy
         self.ids = self._choose(indices)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlabel.codec import TopKCodec
-from fastlabel.errors import FastlabelError, ManifestMismatchError, StoreError
+from fastlabel.errors import ManifestMismatchError, StoreError
 from fastlabel.views import ViewPolicy
 
 FORMAT, VERSION = "fastlabel", 1
@@ -21,10 +21,14 @@ PIXELS = {"jpeg": "libjpeg-islow", "filter": "triangle-q14"}
 UNIT_SAMPLES, DECODE_VIEWS, MAX_UNIT_VIEWS = 65536, 8, 64
 
 
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, in ASCII: equal values have equal texts, and 1 is not true."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def canonical_digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a JSON object with sorted keys and no spaces, in ASCII."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 (hex) of ``canonical_json``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def ids_digest(ids: NDArray[np.int64]) -> str:
@@ -137,24 +141,26 @@ class Manifest:
                 Unit(**data["unit"]),
                 tuple(TeacherInfo.from_dict(teacher) for teacher in data["teachers"]),
             )
-            pixels = data["pixels"]
-        except (KeyError, TypeError, FastlabelError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise StoreError(f"the store's manifest cannot be read: {what}") from error
-        if pixels != PIXELS:
-            raise StoreError(f"the store's crops were made by {pixels}; this version of fastlabel makes {PIXELS}")
-        manifest.validate()
+            manifest.validate()
+        except KeyError as error:
+            raise StoreError(f"the store's manifest cannot be read: {error} is missing") from error
+        except (AttributeError, IndexError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(f"the store's manifest cannot be read: {error}") from error
+        # What this code does not know, or reads as something else, must not be passed over.
+        if canonical_json(data) != canonical_json(manifest.to_dict()):
+            where, found, known = first_difference(dict(data), manifest.to_dict()) or ("one value", "?", "?")
+            raise StoreError(
+                f"the store's manifest has {where} = {found}; this version of fastlabel knows {known} there"
+            )
         return manifest
 
     def validate(self) -> None:
         """StoreError for the first rule that is broken."""
         counts = (self.dataset.num_samples, self.dataset.num_classes, self.samples.count, *asdict(self.unit).values())
-        if not all(isinstance(value, int) and value > 0 for value in counts):
+        if not all(type(value) is int and value > 0 for value in counts):
             raise StoreError(f"the store's manifest has a count that is not a positive integer: {counts}")
         if self.samples.count > self.dataset.num_samples:
-            raise StoreError(
-                f"the store's manifest labels {self.samples.count} samples of {self.dataset.num_samples}"
-            )
+            raise StoreError(f"the store's manifest labels {self.samples.count} samples of {self.dataset.num_samples}")
         if not self.teachers:
             raise StoreError("the store's manifest names no teacher")
         for teacher in self.teachers:
@@ -200,7 +206,7 @@ def first_difference(found: Any, wanted: Any, where: str = "") -> tuple[str, str
     elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(found, wanted, strict=True))]
     else:
-        return None if found == wanted else (where, _brief(found), _brief(wanted))
+        return None if canonical_json(found) == canonical_json(wanted) else (where, _brief(found), _brief(wanted))
     return next((d for at, a, b in pairs if (d := first_difference(a, b, at))), None)
 
 

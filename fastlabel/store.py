@@ -59,7 +59,7 @@ class LabelStore:
         try:
             root = zarr.open_group(path, mode="r")
             data: dict[str, Any] = dict(cast("dict[str, Any]", root.attrs[ATTRIBUTE]))
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # zarr raises many kinds for damaged metadata
             raise StoreError(f"{path} is not a fastlabel label store (a Zarr v3 group with its manifest)") from error
         check_version(data)
         data["teachers"] = _read_teachers(path, root)
@@ -115,7 +115,11 @@ class LabelStore:
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """int64 [N], ascending: the samples that are labelled, by index in the dataset file."""
-        ids = np.asarray(_array(self._root, SAMPLES, self.path)[:], np.int64)
+        array = _array(self._root, SAMPLES, self.path)
+        try:
+            ids = np.asarray(array[:], np.int64)
+        except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
+            raise StoreError(f"{self.path} is damaged: its sample ids cannot be read: {error}") from error
         if ids_digest(ids) != self.manifest.samples.digest or len(ids) != self.manifest.samples.count:
             raise StoreError(f"{self.path} is damaged: its sample ids do not have the digest that its manifest gives")
         return ids
@@ -188,11 +192,15 @@ class LabelStore:
                     f"{ids[-1]}); the dataset's image sizes or the code that makes crops have changed"
                 )
 
-    def _records_of_view(self, view: int, teacher: int) -> list[tuple[UnitAddress, Record]]:
+    def check_teacher(self, teacher: int) -> None:
+        """MissingLabelsError unless the store has a teacher of that number."""
         if not 0 <= teacher < len(self.manifest.teachers):
             raise MissingLabelsError(
                 f"{self.path} has no teacher {teacher}; it has {len(self.manifest.teachers)}, counted from 0"
             )
+
+    def _records_of_view(self, view: int, teacher: int) -> list[tuple[UnitAddress, Record]]:
+        self.check_teacher(teacher)
         if not 0 <= view < self.num_views:
             raise MissingLabelsError(f"{self.path} has no view {view}; it has {self.num_views}, counted from 0")
         found = []
@@ -286,7 +294,7 @@ class LabelPlane:
 def _array(root: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     try:
         array = root[name]
-    except (KeyError, OSError, ValueError, TypeError) as error:
+    except Exception as error:  # zarr raises many kinds for damaged metadata
         raise StoreError(f"{path} is damaged: its array {name} cannot be opened ({error})") from error
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path} is damaged: {name} is not an array")
@@ -298,7 +306,7 @@ def _read_teachers(path: Path, root: zarr.Group) -> list[Any]:
     while (path / str(len(teachers))).is_dir():
         try:
             teachers.append(root[str(len(teachers))].attrs[ATTRIBUTE])
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # zarr raises many kinds for damaged metadata
             raise StoreError(f"{path} is damaged: teacher {len(teachers)} has no manifest") from error
     return teachers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+
+# As the command line does: spinning OpenMP threads would starve other workers of pytest-xdist. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_logits_of_the_wrong_width(make_store: MakeStore) -> None:
 
 
 def test_a_teacher_of_other_classes(make_store: MakeStore) -> None:
-    with pytest.raises(TeacherError, match="has 5 classes, .*photos.beton has 3"):
+    with pytest.raises(TeacherError, match=r"has 5 classes, .*photos.beton has 3"):
         make_store(teachers=[make_teacher(num_classes=5)])
 
 
@@ -195,7 +195,7 @@ def test_another_dataset_is_refused(make_store: MakeStore, tmp_path: Path) -> No
     path = make_store()
     before = digests(path)
     other = write_photos(make_photo_folder(tmp_path / "other", per_class=5), tmp_path / "other.beton")
-    with pytest.raises(ManifestMismatchError, match="dataset.num_samples is 12, this run asks for 15"):
+    with pytest.raises(ManifestMismatchError, match=r"dataset.num_samples is 12, this run asks for 15"):
         cache_labels(other, path, [make_teacher()], views=3, k=2, size=16, forward_batch=4)
     assert digests(path) == before
 
@@ -242,7 +242,7 @@ def test_a_broken_image_stops_the_run_and_can_be_mended(photos: Path, tmp_path: 
         make_store("broken")
     photos.write_bytes(good)
     # The store belongs to the broken file: its fingerprint differs, so it must not be continued.
-    with pytest.raises(ManifestMismatchError, match="dataset.fingerprint"):
+    with pytest.raises(ManifestMismatchError, match=r"dataset.fingerprint"):
         make_store("broken")
     shutil.rmtree(tmp_path / "broken.zarr")
     assert digests(make_store("broken")) == whole

@@ -98,9 +98,8 @@ def test_refusals(photos: Path, make_store: MakeStore, tmp_path: Path) -> None:
         SoftLabelLoader(photos, None, batch_size=4)
     with pytest.raises(InputError, match="batch_size 0"):
         SoftLabelLoader(photos, store, batch_size=0)
-    loader = SoftLabelLoader(photos, store, batch_size=4, teacher=1)
     with pytest.raises(MissingLabelsError, match="no teacher 1"):
-        next(iter(loader))
+        SoftLabelLoader(photos, store, batch_size=4, teacher=1)
     with pytest.raises(MissingLabelsError, match="no view 3; it has 3"):
         LabelStore.open(store).plane(3)
 

@@ -89,7 +89,7 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
         return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype(np.uint8)), None
 
     def generate_code(self) -> Callable[..., Any]:
-        # FFCV compiles what this returns anew for each loader: a few lines, the rest comes from Numba's cache.
+        # Not compiled by FFCV, see load.py: all the work is in the kernel, which comes from Numba's cache.
         def decode(ids, memory, metadata, storage):
             boxes, out, status, nbytes, scratch, headers, handles = memory
             # FFCV's storage: the bytes of the file, and a table that is ambiguous where a field is empty.

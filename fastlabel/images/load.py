@@ -139,8 +139,9 @@ class ImageLoader:
 def _ffcv_loader(beton: Beton, size: int, batch_size: int) -> Any:
     pipelines = {name: None for name in beton.reader.field_names}
     threads = torch.get_num_threads(), numba.get_num_threads()
+    # FFCV would compile its glue code anew for every loader, for seconds; it only calls our kernel, once a batch.
+    ffcv.Compiler.set_enabled(False)
     try:
-        # One thread here: FFCV compiles its few lines serially, the parallel loop is our kernel's.
         return ffcv.Loader(
             str(beton.path),
             batch_size=batch_size,
@@ -150,6 +151,7 @@ def _ffcv_loader(beton: Beton, size: int, batch_size: int) -> Any:
             pipelines={**pipelines, IMAGE_FIELD: [ViewsDecoder(size)]},
         )
     finally:
+        ffcv.Compiler.set_enabled(True)
         # FFCV sets the thread counts of the whole process.
         torch.set_num_threads(threads[0])
         numba.set_num_threads(threads[1])

@@ -100,9 +100,7 @@ def _box(kind, p, aspects_q16, size, seed, view, sample, height, width):
 def view_boxes(kind, p, aspects_q16, size, seed, view, ids, heights, widths, out):
     """Fill out int32 [B, 5] with top, left, height, width, flip."""
     for b in prange(len(ids)):
-        box = _box(
-            kind, p, aspects_q16, size, seed, view, np.uint64(ids[b]), np.int64(heights[b]), np.int64(widths[b])
-        )
+        box = _box(kind, p, aspects_q16, size, seed, view, np.uint64(ids[b]), np.int64(heights[b]), np.int64(widths[b]))
         for i in range(5):
             out[b, i] = box[i]
 
