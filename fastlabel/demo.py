@@ -25,6 +25,7 @@ class DemoConfig:
         ipcs: images per class that students see.
         seeds: students per cell; each seed chooses other images and other initial weights.
         views: cached crops of each image.
+        label_temperature: that soft labels are softened by when used.
     """
 
     out: str
@@ -33,7 +34,8 @@ class DemoConfig:
     views: int = 8
     arch: str = "convnet-d3-w32"
     teacher_epochs: int = 8
-    student_epochs: int = 150
+    student_epochs: int = 250
+    label_temperature: float = 2.0
     workers: int = 0
 
 
@@ -142,8 +144,9 @@ def _student(config: DemoConfig, labels: str, ipc: int, seed: int) -> float:
             val=out / "digits-test.beton",
             out=run,
             arch=config.arch,
-            recipe=Recipe(epochs=config.student_epochs, batch_size=64, lr=0.02),
+            recipe=Recipe(epochs=config.student_epochs, batch_size=64, lr=0.05),
             labels=labels,
+            label_temperature=config.label_temperature if labels == "cache" else 1.0,
             ipc=ipc,
             seed=seed,
             eval_every=config.student_epochs,

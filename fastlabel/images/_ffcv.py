@@ -14,7 +14,7 @@ try:
         # ffcv 1.0.2 uses distutils, ast.Index and unescaped strings: its own business, not our user's.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
-        from ffcv.fields import IntField, RGBImageField
+        from ffcv.fields import FloatField, IntField, RGBImageField
         from ffcv.fields.basics import IntDecoder
         from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
@@ -43,6 +43,7 @@ __all__ = [
     "AllocationQuery",
     "Compiler",
     "FieldDescType",
+    "FloatField",
     "HeaderType",
     "IntDecoder",
     "IntField",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ class Beton:
 
     Attributes:
         reader: ffcv's own reader of the file.
+        index: ffcv's record [N] of each image: mode, width, height, data_ptr.
         heights, widths: int32 [N], pixels of each stored image.
         targets: int64 [N], the hard label of each sample.
         offsets, nbytes: int64 [N], where each image's bytes lie in the file.
@@ -42,6 +44,7 @@ class Beton:
 
     path: Path
     reader: Any = field(repr=False)
+    index: NDArray[Any] = field(repr=False)
     heights: NDArray[np.int32] = field(repr=False)
     widths: NDArray[np.int32] = field(repr=False)
     targets: NDArray[np.int64] = field(repr=False)
@@ -66,6 +69,7 @@ class Beton:
         return cls(
             path,
             reader,
+            np.ascontiguousarray(image),
             image["height"].astype(np.int32),
             image["width"].astype(np.int32),
             label.astype(np.int64),
@@ -143,8 +147,7 @@ def _check_header(path: Path) -> None:
     entry, samples = ffcv.ALLOC_TABLE_TYPE.itemsize, int(header[0]["num_samples"])
     if samples == 0:
         raise DatasetError(f"{path} holds no samples")
-    # Every field that has payloads has one for each sample.
-    if table == 0 or table >= size or (size - table) % (entry * samples):
+    if table == 0 or table + entry * samples > size:
         raise DatasetError(
             f"{path} is truncated or was never finished: {size} bytes for {samples} samples with an allocation "
             f"table at byte {table}; write it again"
@@ -175,6 +178,14 @@ def _columns(path: Path, reader: Any) -> tuple[Any, Any]:
 
 def _payload_sizes(path: Path, reader: Any, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     table = reader.alloc_table
+    # Every field but a number has a payload for each sample.
+    fields = sum(not isinstance(handler, (ffcv.IntField, ffcv.FloatField)) for handler in reader.handlers.values())
+    table_bytes = path.stat().st_size - int(reader.header["alloc_table_ptr"])
+    if table_bytes != fields * len(offsets) * table.itemsize:
+        raise DatasetError(
+            f"{path} is truncated or damaged: its allocation table has {table_bytes} bytes, not {table.itemsize} for "
+            f"each of {fields} x {len(offsets)} payloads; write it again"
+        )
     pointers = table["ptr"].astype(np.int64)
     # An empty value of another field has the pointer of what follows it: the longest of them is the image.
     order = np.lexsort((table["size"], pointers))
@@ -204,10 +215,11 @@ def _write_if_possible(path: Path, value: dict[str, Any]) -> None:
         partial.write_text(json.dumps(value) + "\n")
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _read_class_names(path: Path) -> tuple[str, ...] | None:
     kept = _read_json(class_names_path(path))
     names = kept.get("classes") if kept else None
-    return tuple(map(str, names)) if names else None
+    return tuple(map(str, names)) if names and isinstance(names, list) else None

@@ -42,16 +42,17 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
 
 def _compile(sources: str) -> Any:
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-    def decode_views(ids, metadata, file, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
+    def decode_views(ids, file, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
         """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
-        ``file`` is all bytes of the file, ``nbytes_N`` how many of them are each sample's image.
+        ``file`` is all bytes of the file, ``index_N`` says where and how each sample's image is stored in it, and
+        ``nbytes_N`` in how many bytes.
         ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
         """
         _ = sources  # closed over, see _sources
         for b in prange(len(ids)):
             thread = get_thread_id()
-            sample = metadata[ids[b]]
+            sample = index_N[ids[b]]
             height, width = np.int64(sample["height"]), np.int64(sample["width"])
             start = np.int64(sample["data_ptr"])
             data = file[start : start + nbytes_N[ids[b]]]
@@ -91,10 +92,10 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
     def generate_code(self) -> Callable[..., Any]:
         # Not compiled by FFCV, see load.py: all the work is in the kernel, which comes from Numba's cache.
         def decode(ids, memory, metadata, storage):
-            boxes, out, status, nbytes, scratch, headers, handles = memory
-            # FFCV's storage: the bytes of the file, and a table that is ambiguous where a field is empty.
-            decode_views(ids, metadata, storage[0], nbytes, boxes, out, status, scratch, headers, handles)
-            return out
+            # Of the storage only the file's bytes: its table of sizes is ambiguous where a field is empty. And not
+            # the metadata: its type depends on all fields, so that the kernel would be compiled for each kind of file.
+            decode_views(ids, storage[0], *memory)
+            return memory[3]
 
         return decode
 

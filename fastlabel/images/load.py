@@ -127,7 +127,8 @@ class ImageLoader:
             boxes[:, v] = self.policy.boxes(view, ids, beton.heights[ids], beton.widths[ids])
         out, images = self._pool(len(views)).take(len(ids))
         status = np.zeros(len(ids), np.int64)
-        memory = (boxes, out, status, beton.nbytes, self._scratch, self._headers, self._decompressors.handles)
+        threads = (self._scratch, self._headers, self._decompressors.handles)
+        memory = (beton.index, beton.nbytes, boxes, out, status, *threads)
         _run_pipeline(self._pipeline, ids, memory)
         if status.any():
             first = int(np.flatnonzero(status)[0])
