@@ -165,7 +165,7 @@ def _write_results(config: DemoConfig, teacher_accuracy: float, cells: tuple[Cel
     result: dict[str, Any] = {"config": asdict(config), "teacher_accuracy": teacher_accuracy}
     result["cells"] = [asdict(cell) | {"mean": cell.mean, "std": cell.std} for cell in cells]
     Path(report.results).write_text(json.dumps(result, indent=1) + "\n")
-    draw_demo(report, out / "digits-train.beton", out / "labels.zarr")
+    draw_demo(Path(report.figure), cells, teacher_accuracy, out / "digits-train.beton", out / "labels.zarr")
     return report
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,13 +12,23 @@ from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
 from fastlabel.store import LabelStore
 
-if TYPE_CHECKING:
-    from fastlabel.demo import Cell, DemoReport
-
 HARD, SOFT = "#8a8a8a", "#1f6fb4"
 
 
-def draw_demo(report: DemoReport, beton: Path, store: Path) -> None:
+class Accuracy(Protocol):
+    """Test accuracy, a share of 1, of students with one kind of labels ("hard" or "cache")."""
+
+    @property
+    def labels(self) -> str: ...
+    @property
+    def ipc(self) -> int: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def std(self) -> float: ...
+
+
+def draw_demo(out: Path, cells: Sequence[Accuracy], teacher_accuracy: float, beton: Path, store: Path) -> None:
     """Accuracy over images per class, beside a few crops and the soft labels that the cache holds for them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -25,19 +36,19 @@ def draw_demo(report: DemoReport, beton: Path, store: Path) -> None:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
-    _draw_accuracies(left.subplots(), report)
+    _draw_accuracies(left.subplots(), cells, teacher_accuracy)
     _draw_labels(right, Beton.open(beton), LabelStore.open(store))
-    figure.savefig(report.figure, dpi=130)
+    figure.savefig(out, dpi=130)
 
 
-def _draw_accuracies(axes: Any, report: DemoReport) -> None:
+def _draw_accuracies(axes: Any, all_cells: Sequence[Accuracy], teacher_accuracy: float) -> None:
     for labels, colour, name in (("cache", SOFT, "cached soft labels"), ("hard", HARD, "hard labels")):
-        cells: list[Cell] = sorted((c for c in report.cells if c.labels == labels), key=lambda c: c.ipc)
+        cells = sorted((c for c in all_cells if c.labels == labels), key=lambda c: c.ipc)
         x = [cell.ipc for cell in cells]
         y, spread = [100 * cell.mean for cell in cells], [100 * cell.std for cell in cells]
         axes.errorbar(x, y, spread, color=colour, marker="o", capsize=4, linewidth=2, label=name)
-    axes.axhline(100 * report.teacher_accuracy, color="black", linewidth=1, linestyle=":", label="teacher, all images")
-    axes.set_xticks(sorted({cell.ipc for cell in report.cells}))
+    axes.axhline(100 * teacher_accuracy, color="black", linewidth=1, linestyle=":", label="teacher, all images")
+    axes.set_xticks(sorted({cell.ipc for cell in all_cells}))
     axes.set_xlabel("training images per class")
     axes.set_ylabel("test accuracy in percent")
     axes.set_title("The same images, with hard and with soft labels")

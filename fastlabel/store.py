@@ -42,6 +42,7 @@ class LabelStore:
 
     def __init__(self, path: Path, manifest: Manifest, root: zarr.Group) -> None:
         self.path, self.manifest, self._root = path, manifest, root
+        self._digests = [manifest.digest(teacher) for teacher in range(len(manifest.teachers))]
         self._arrays = [self._open_arrays(teacher) for teacher in range(len(manifest.teachers))]
         self.num_views = int(self._arrays[0]["classes"].shape[0])
         self._check_arrays()
@@ -132,7 +133,7 @@ class LabelStore:
     def record(self, unit: UnitAddress, teacher: int = 0) -> Record | None:
         """A unit's record, or None where it is not committed."""
         record = commit.read_record(self.path, teacher, unit)
-        if record is not None and record.manifest != self.manifest.digest(teacher):
+        if record is not None and record.manifest != self._digests[teacher]:
             raise ManifestMismatchError(
                 f"{self.path}: unit {unit.key} of teacher {teacher} was made under another manifest than the store's; "
                 "its metadata was changed after labelling"
@@ -151,7 +152,7 @@ class LabelStore:
         """
         digests = tuple(commit.labels_digest(*(labels[name][v] for name in ARRAYS)) for v in range(unit.shape[0]))
         place = (unit.view_start, unit.view_stop, unit.sample_start, unit.sample_stop)
-        record = Record(*place, self.manifest.digest(teacher), digests, tuple(map(commit.boxes_digest, boxes)))
+        record = Record(*place, self._digests[teacher], digests, tuple(map(commit.boxes_digest, boxes)))
         commit.write_unit(self.path, teacher, unit, labels, record)
 
     def plane(self, view: int, teacher: int = 0, device: str | torch.device = "cpu") -> LabelPlane:
@@ -161,11 +162,23 @@ class LabelStore:
             MissingLabelsError: no such view or teacher, or a part of the view is not committed.
             StoreError: a committed part is damaged or lost.
         """
-        records = self._records_of_view(view, teacher)
+        return self.planes(range(view, view + 1), teacher, device)[0]
+
+    def planes(self, views: range, teacher: int = 0, device: str | torch.device = "cpu") -> list[LabelPlane]:
+        """The planes of consecutive views, each as :meth:`plane` gives it, read at once."""
+        records = [self._records_of_view(view, teacher) for view in views]
         try:
-            parts = {name: self._arrays[teacher][name][view] for name in ARRAYS}
+            arrays = {name: self._arrays[teacher][name][views.start : views.stop] for name in ARRAYS}
         except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
-            raise StoreError(f"{self.path}: view {view} of teacher {teacher} cannot be read: {error}") from error
+            raise StoreError(f"{self.path}: view {views.start} of teacher {teacher} cannot be read: {error}") from error
+        return [
+            self._plane({name: arrays[name][at] for name in ARRAYS}, view, teacher, records[at]).to(device)
+            for at, view in enumerate(views)
+        ]
+
+    def _plane(
+        self, parts: dict[str, NDArray[Any]], view: int, teacher: int, records: list[tuple[UnitAddress, Record]]
+    ) -> LabelPlane:
         for unit, record in records:
             rows = slice(unit.sample_start, unit.sample_stop)
             digest = commit.labels_digest(*(parts[name][rows] for name in ARRAYS))
@@ -175,7 +188,7 @@ class LabelStore:
                     f"have the digest {digest[:12]}, its record says {record.labels[view - unit.view_start][:12]}"
                 )
         codec = self.manifest.teachers[teacher].codec
-        return LabelPlane.from_numpy(parts, codec.num_classes, self.ids, self.manifest.dataset.num_samples).to(device)
+        return LabelPlane.from_numpy(parts, codec.num_classes, self.ids, self.manifest.dataset.num_samples)
 
     def check_boxes(self, view: int, heights: NDArray[np.int32], widths: NDArray[np.int32]) -> None:
         """ManifestMismatchError unless this code crops a view exactly as the teacher saw it.

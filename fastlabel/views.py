@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -164,8 +164,7 @@ class ViewPolicy:
         names = ["name", "size", "seed", *PARAMETERS[self.name]]
         if self.name == "random-resized-crop":
             names.append("aspects_q16")
-        values = asdict(self)
-        return {name: list(v) if isinstance(v := values[name], tuple) else v for name in names}
+        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:

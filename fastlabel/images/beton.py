@@ -69,7 +69,7 @@ class Beton:
         return cls(
             path,
             reader,
-            np.ascontiguousarray(image),
+            image.copy(),
             image["height"].astype(np.int32),
             image["width"].astype(np.int32),
             label.astype(np.int64),

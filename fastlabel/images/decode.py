@@ -77,8 +77,8 @@ decode_views = _compile(_sources())
 class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
     """FFCV operation that turns sample ids into uint8 [B, V, S, S, 3].
 
-    FFCV would allocate its output once per epoch and overwrite it after ``batches_ahead`` batches, and would freeze
-    captured arrays into the compiled code. So the memory argument carries everything that changes: see ``BatchMemory``.
+    FFCV would allocate its output once per epoch and overwrite it after ``batches_ahead`` batches. Here the memory
+    argument brings all that one batch needs, see ``ImageLoader.decode``.
     """
 
     def __init__(self, size: int) -> None:

@@ -34,12 +34,11 @@ def ffcv_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def write_beton(tmp_path: Path) -> WriteBeton:
-    """write_beton(images, mode="jpg", name="data") -> path of a .beton with labels 0, 1, 2, 0, ... and small pages."""
+def beton_writer(folder: Path) -> WriteBeton:
+    """write(images, mode="jpg", name="data") -> path of a .beton in the folder; labels 0, 1, 2, 0, ...; small pages."""
 
     def write(images: Sequence[NDArray[np.uint8]], mode: str = "jpg", name: str = "data") -> Path:
-        path, encoder = tmp_path / f"{name}.beton", Encoder(mode)
+        path, encoder = folder / f"{name}.beton", Encoder(mode)
         with open(path, "wb") as handle:
             file = BetonFile(handle, len(images), page_size=4096)
             for index, image in enumerate(images):
@@ -49,3 +48,9 @@ def write_beton(tmp_path: Path) -> WriteBeton:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_beton(tmp_path: Path) -> WriteBeton:
+    """write_beton(images, mode="jpg", name="data") -> path, see beton_writer."""
+    return beton_writer(tmp_path)

@@ -1,0 +1,75 @@
+"""One harness for every benchmark: cases alternate in one run; median and spread, with machine and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PACKAGES = ("fastlabel", "ffcv", "numba", "numpy", "torch", "torchvision", "zarr")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one case over all rounds."""
+
+    median: float
+    p20: float
+    p80: float
+    rounds: int
+
+
+def alternate(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
+    """Time each case ``rounds`` times, in turns, so that a noisy minute hits all alike; one more round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for round_number in range(rounds + 1):
+        for name, case in cases.items():
+            started = time.perf_counter()
+            case()
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: summary(values) for name, values in seconds.items()}
+
+
+def summary(seconds: list[float]) -> Timing:
+    p20, median, p80 = np.percentile(seconds, [20, 50, 80])
+    return Timing(float(median), float(p20), float(p80), len(seconds))
+
+
+def machine() -> dict[str, Any]:
+    """Where figures come from."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def write_json(path: Path, question: str, figures: Mapping[str, Any]) -> None:
+    """Keep a result, with the machine that it was measured on."""
+    values = {name: asdict(value) if isinstance(value, Timing) else value for name, value in figures.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"question": question, "machine": machine(), **values}, indent=1) + "\n")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

@@ -1,0 +1,55 @@
+"""Images to measure on: a folder of photos, or photo-like ones that are made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fastlabel.images.write import write_dataset
+
+CLASSES = 8
+
+
+def photo_beton(folder: Path, photos: Path | None, count: int) -> Path:
+    """A .beton of photos at a longer side of at most 500 pixels, JPEG 90, as FFCV's ImageNet recipe has them.
+
+    ``photos`` is a folder of images or of class folders; without it ``count`` photo-like images are made.
+    """
+    out = folder / "photos.beton"
+    if photos is None:
+        source = _make(folder / "made", count)
+    elif any(path.is_dir() for path in photos.iterdir()):
+        source = photos
+    else:
+        source = _as_classes(photos, folder / "linked")
+    write_dataset(source, out, max_resolution=500, jpeg_quality=90, progress=False)
+    return out
+
+
+def _as_classes(photos: Path, folder: Path) -> Path:
+    for index, path in enumerate(sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))):
+        target = folder / f"class-{index % CLASSES}" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path.resolve())
+    return folder
+
+
+def _make(folder: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    for index in range(count):
+        height, width = (500, int(random.integers(333, 501)))
+        # Noise at several scales has about the spectrum of a photo, and so about its size as a JPEG.
+        pixels = sum(_noise(random, height, width, cell) * cell**0.5 for cell in (2, 8, 32, 128))
+        scaled = 128 + 40 * (pixels - pixels.mean()) / pixels.std()
+        path = folder / f"class-{index % CLASSES}" / f"{index:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).save(path, quality=92)
+    return folder
+
+
+def _noise(random: np.random.Generator, height: int, width: int, cell: int) -> np.ndarray:
+    small = random.normal(size=(height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+    planes = [Image.fromarray(small[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)

@@ -1,0 +1,112 @@
+"""fastlabel cache-labels and train-student as one types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from fastlabel.store import LabelStore
+from fastlabel.train.checkpoint import save_checkpoint
+from tests.stores import digests, make_teacher
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    path = tmp_path / "expert" / "epoch-003.pt"
+    path.parent.mkdir()
+    save_checkpoint(path, make_teacher().model, epoch=3, metrics={})
+    return path
+
+
+def test_label_then_train(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.zarr"
+    label = ["cache-labels", photos, store, "--teacher", teacher, "--views", 2, "--k", 3]
+    dry = cli(*label, "--dry-run")
+    assert dry.exit_code == 0 and "24 crops (12 samples x 2 views)" in dry.stdout and not store.exists()
+    done = cli(*label)
+    assert done.exit_code == 0 and "labelled 24 crops" in done.stdout, done.stderr
+    assert "crop/s" in done.stderr and "100%" in done.stderr
+    report = json.loads(cli(*label, "--json").stdout)
+    assert report["crops_done"] == 0 and report["teachers"] == ["expert-epoch-003"]
+    train = ["train-student", photos, store, "--val", photos, "--arch", "convnet-d1-w8", "--epochs", 2]
+    for labels, extra in (("cache", []), ("hard", []), ("online", ["--teacher", teacher])):
+        run = tmp_path / labels
+        result = cli(*train, "--labels", labels, *extra, "--ipc", 2, "--out", run)
+        assert result.exit_code == 0 and "top-1" in result.stdout, result.stderr
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_subset_file(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("3\n8\n")
+    options = ["--teacher", teacher, "--views", 1, "--k", 1]
+    result = cli("cache-labels", photos, tmp_path / "a.zarr", *options, "--subset", tmp_path / "ids.txt")
+    assert result.exit_code == 0
+    assert LabelStore.open(tmp_path / "a.zarr").ids.tolist() == [3, 8]
+    (tmp_path / "ids.txt").write_text("3\nseven\n")
+    result = cli("cache-labels", photos, tmp_path / "b.zarr", *options, "--subset", tmp_path / "ids.txt")
+    assert result.exit_code == 2 and "one whole number a line" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (["--k", 4], 2, "k=4 is more than num_classes=3"),
+        (["--teacher", "nowhere.pt"], 1, "nowhere.pt does not exist"),
+        (["--size", 32], 1, "takes 16 pixels"),
+        (["--ipc", 9], 2, "class 0 has 4 images"),
+        (["--view-policy", "zoom"], 2, "'zoom' is not one of"),
+    ],
+)
+def test_errors_are_one_line(
+    cli: Cli, photos: Path, teacher: Path, tmp_path: Path, change: list[object], code: int, message: str
+) -> None:
+    store = tmp_path / "labels.zarr"
+    result = cli("cache-labels", photos, store, "--teacher", teacher, "--views", 1, "--k", 1, *change)
+    assert result.exit_code == code and message in result.stderr and "Traceback" not in result.stderr
+    assert not store.exists()
+
+
+def test_a_truncated_dataset(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    photos.write_bytes(photos.read_bytes()[:-100])
+    result = cli("cache-labels", photos, tmp_path / "l.zarr", "--teacher", teacher, "--views", 1, "--k", 1)
+    assert result.exit_code == 2 and "truncated" in result.stderr and not (tmp_path / "l.zarr").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_is_continued_to_the_same_bytes(
+    photos: Path, teacher: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Kill a real run once its first unit is committed; 192 views make three units of 64."""
+    torch.manual_seed(0)
+    arguments = ["--teacher", str(teacher), "--views", "192", "--k", "2", "--forward-batch", "4"]
+
+    def command(store: Path) -> list[str]:
+        return [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(store), *arguments]
+
+    whole, killed = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(command(killed), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (killed / "0" / "units" / "0.0" / "zarr.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
+    if number == signal.SIGINT:
+        assert "give the same command again to go on" in stderr
+    assert digests(killed) != digests(whole)
+    subprocess.run(command(killed), check=True, capture_output=True)
+    assert digests(killed) == digests(whole)
