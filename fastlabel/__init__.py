@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fastlabel.labels import TopKLabels
     from fastlabel.loader import Batch, SoftLabelLoader
     from fastlabel.losses import soft_cross_entropy
-    from fastlabel.store import LabelPlane, LabelStore
+    from fastlabel.plane import LabelPlane
+    from fastlabel.store import LabelStore
     from fastlabel.views import ViewPolicy
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "loader",
     "FastlabelError": "errors",
-    "LabelPlane": "store",
+    "LabelPlane": "plane",
     "LabelStore": "store",
     "SoftLabelLoader": "loader",
     "TopKCodec": "codec",

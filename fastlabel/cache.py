@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ from fastlabel import commit
 from fastlabel.codec import TopKCodec
 from fastlabel.commit import UnitAddress
 from fastlabel.errors import InputError, ManifestMismatchError, TeacherError
-from fastlabel.forward import CanonicalBatches, TeacherForward
+from fastlabel.forward import TeacherForward
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
-from fastlabel.labels import TopKLabels
+from fastlabel.labelling import label_unit, try_labelling
 from fastlabel.manifest import (
     DECODE_VIEWS,
     DatasetInfo,
@@ -33,7 +32,7 @@ from fastlabel.manifest import (
     ids_digest,
 )
 from fastlabel.models import Teacher, load_teacher
-from fastlabel.store import LabelStore, compressed_bytes, empty_labels
+from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
 from fastlabel.views import ViewPolicy
 
@@ -209,7 +208,7 @@ def _label(store: LabelStore, images: ImageLoader, forwards: list[TeacherForward
     ) as bar:
         for unit, lacking in todo:
             if lacking:
-                _label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
+                label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
                 done += len(lacking)
     return _report(store, missing, done, time.monotonic() - started)
 
@@ -236,39 +235,6 @@ def _report(store: LabelStore, crops_done: int, units_done: int, seconds: float)
     )
 
 
-def _label_unit(
-    store: LabelStore,
-    unit: UnitAddress,
-    images: ImageLoader,
-    forwards: list[TeacherForward],
-    teachers: list[int],
-    advance: Callable[[int], Any],
-) -> None:
-    ids = store.ids[unit.sample_start : unit.sample_stop]
-    labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
-    for first in range(unit.view_start, unit.view_stop, DECODE_VIEWS):
-        views = range(first, min(first + DECODE_VIEWS, unit.view_stop))
-        batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size)
-        with images.epoch(ids, views) as epoch:
-            for stage_VBHWC, batch_ids, start in batches.regroup(epoch):
-                rows = slice(start, start + len(batch_ids))
-                for v, view in enumerate(views):
-                    for forward, arrays in zip(forwards, labels, strict=True):
-                        encoded = forward.labels(stage_VBHWC[v], batch_ids, view)
-                        _store_rows(arrays, view - unit.view_start, rows, encoded)
-                    advance(len(batch_ids))
-    sizes = images.beton.heights[ids], images.beton.widths[ids]
-    boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
-    for teacher, arrays in zip(teachers, labels, strict=True):
-        store.write(unit, teacher, arrays, boxes)
-
-
-def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, labels: TopKLabels) -> None:
-    arrays["classes"][view, rows] = labels.classes.cpu().numpy()
-    arrays["codes"][view, rows] = labels.codes.cpu().numpy()
-    arrays["tail"][view, rows] = labels.tail.cpu().numpy()
-
-
 def _estimate(
     path: Path,
     existing: LabelStore | None,
@@ -279,21 +245,12 @@ def _estimate(
     forwards: list[TeacherForward],
 ) -> CacheReport:
     """Label a few batches into nowhere, and extrapolate."""
-    sample = ids[: min(len(ids), 4 * manifest.teachers[0].forward_batch)]
+    sample = ids[: 4 * forwards[0].batch]
     some = range(min(views, DECODE_VIEWS))
-    seconds, compressed = 0.0, 0
-    # The first pass compiles and warms up, the second one is measured.
-    for _ in range(2):
-        started, compressed = time.monotonic(), 0
-        batches = CanonicalBatches(len(some), forwards[0].batch, images.policy.size)
-        with images.epoch(sample, some) as epoch:
-            for stage_VBHWC, batch_ids, _ in batches.regroup(epoch):
-                for v, view in enumerate(some):
-                    for forward in forwards:
-                        compressed += compressed_bytes(forward.labels(stage_VBHWC[v], batch_ids, view))
-        seconds = time.monotonic() - started
+    try_labelling(images, forwards, sample, some)  # compiles and warms up
+    seconds, compressed = try_labelling(images, forwards, sample, some)
     measured, crops = len(sample) * len(some), views * len(ids)
-    missing, units = crops, 0
+    missing = crops
     if existing is not None:
         lacking = [(unit, _uncommitted(existing, unit)) for unit in existing.units()]
         missing = sum(unit.shape[0] * unit.shape[1] for unit, teachers in lacking if teachers)

@@ -17,7 +17,8 @@ from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsErr
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
 from fastlabel.labels import TopKLabels
-from fastlabel.store import LabelPlane, LabelStore
+from fastlabel.plane import LabelPlane
+from fastlabel.store import LabelStore
 from fastlabel.views import ViewPolicy, random_order, view_of_epoch
 
 KEEP_PLANES_BYTES = 256 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,16 +13,16 @@ import numpy as np
 import torch
 import zarr
 from numcodecs import Blosc
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fastlabel import commit
 from fastlabel.codec import TopKCodec
 from fastlabel.commit import ARRAYS, Record, UnitAddress
-from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError, StoreError
+from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels import TopKLabels
 from fastlabel.manifest import Manifest, check_version, ids_digest
+from fastlabel.plane import LabelPlane
 from fastlabel.views import ViewPolicy
 
 ATTRIBUTE, CLASS_NAMES, SAMPLES = "fastlabel", "class_names", "samples"
@@ -242,66 +241,6 @@ class LabelStore:
                         f"{self.path} is damaged: {teacher}/{name} is {array.dtype} {array.shape}, "
                         f"its manifest says {dtype} {shape}"
                     )
-
-
-@dataclass(frozen=True, eq=False)
-class LabelPlane:
-    """The labels of all samples of a store under one view: ``plane[ids]`` gives ``TopKLabels``.
-
-    Attributes:
-        labels: of the store's N samples, in the order of their ids.
-        rows: int32, the row of each sample of the dataset file, -1 where it is not labelled; None where all are.
-        num_samples: samples in the dataset file.
-    """
-
-    labels: TopKLabels
-    rows: Tensor | None
-    num_samples: int
-
-    @classmethod
-    def from_numpy(
-        cls, parts: dict[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
-    ) -> LabelPlane:
-        classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in ARRAYS)
-        labels = TopKLabels(classes, codes, tail, num_classes)
-        if len(ids) == num_samples:
-            return cls(labels, None, num_samples)
-        rows = np.full(num_samples, -1, np.int32)
-        rows[ids] = np.arange(len(ids), dtype=np.int32)
-        return cls(labels, torch.from_numpy(rows), num_samples)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def nbytes(self) -> int:
-        tensors = (self.labels.classes, self.labels.codes, self.labels.tail)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def to(self, device: str | torch.device) -> LabelPlane:
-        """The same labels on another device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        return LabelPlane(self.labels.to(device), rows, self.num_samples)
-
-    def __getitem__(self, ids: ArrayLike | Tensor) -> TopKLabels:
-        """Labels of B samples by their index in the dataset file, int64 [B], on the plane's device.
-
-        Raises:
-            InputError: an id is outside of the dataset file.
-            MissingLabelsError: a sample has no labels in this store.
-        """
-        index = torch.as_tensor(ids, dtype=torch.int64).to(self.labels.device)
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
-            raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
-        if self.rows is not None:
-            rows = self.rows[index].to(torch.int64)
-            if bool((rows < 0).any()):
-                raise MissingLabelsError(
-                    f"sample {int(index[rows < 0][0])} is not labelled in this store, which holds {len(self)} of "
-                    f"{self.num_samples} samples"
-                )
-            index = rows
-        return self.labels[index]
 
 
 def _array(root: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:

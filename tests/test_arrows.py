@@ -19,9 +19,9 @@ LEVELS = [
     {"errors"},
     {"kernels"},
     {"views", "codec", "labels", "label_ops", "losses"},
-    {"manifest"},
+    {"manifest", "plane"},
     {"commit", "store", "images", "models", "convnet", "weights", "subset"},
-    {"forward", "cache", "loader"},
+    {"forward", "labelling", "cache", "loader"},
     {"train"},
     {"studies", "demo", "figures"},
     {""},  # fastlabel/__init__.py

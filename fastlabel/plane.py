@@ -1,0 +1,77 @@
+"""LabelPlane: the labels of all samples of a store under one view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fastlabel.errors import InputError, MissingLabelsError
+from fastlabel.labels import TopKLabels
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPlane:
+    """The labels of all samples of a store under one view: ``plane[ids]`` gives ``TopKLabels``.
+
+    Attributes:
+        labels: of the store's N samples, in the order of their ids.
+        rows: int32, the row of each sample of the dataset file, -1 where it is not labelled; None where all are.
+        num_samples: samples in the dataset file.
+    """
+
+    labels: TopKLabels
+    rows: Tensor | None
+    num_samples: int
+
+    @classmethod
+    def from_numpy(
+        cls, parts: Mapping[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
+    ) -> LabelPlane:
+        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to ``ids``, ascending."""
+        names = ("classes", "codes", "tail")
+        classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in names)
+        labels = TopKLabels(classes, codes, tail, num_classes)
+        if len(ids) == num_samples:
+            return cls(labels, None, num_samples)
+        rows = np.full(num_samples, -1, np.int32)
+        rows[ids] = np.arange(len(ids), dtype=np.int32)
+        return cls(labels, torch.from_numpy(rows), num_samples)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.labels.classes, self.labels.codes, self.labels.tail)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def to(self, device: str | torch.device) -> LabelPlane:
+        """The same labels on another device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        return LabelPlane(self.labels.to(device), rows, self.num_samples)
+
+    def __getitem__(self, ids: ArrayLike | Tensor) -> TopKLabels:
+        """Labels of B samples by their index in the dataset file, int64 [B], on the plane's device.
+
+        Raises:
+            InputError: an id is outside of the dataset file.
+            MissingLabelsError: a sample has no labels in this store.
+        """
+        index = torch.as_tensor(ids, dtype=torch.int64).to(self.labels.device)
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
+            raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
+        if self.rows is not None:
+            rows = self.rows[index].to(torch.int64)
+            if bool((rows < 0).any()):
+                raise MissingLabelsError(
+                    f"sample {int(index[rows < 0][0])} is not labelled in this store, which holds {len(self)} of "
+                    f"{self.num_samples} samples"
+                )
+            index = rows
+        return self.labels[index]
