@@ -20,7 +20,9 @@ try:
         from ffcv.loader import Loader, OrderOption
         from ffcv.pipeline.allocation_query import AllocationQuery
         from ffcv.pipeline.compiler import Compiler
+        from ffcv.pipeline.graph import Graph
         from ffcv.pipeline.operation import Operation
+        from ffcv.pipeline.pipeline_spec import PipelineSpec
         from ffcv.pipeline.state import State
         from ffcv.reader import Reader
         from ffcv.types import (
@@ -44,12 +46,14 @@ __all__ = [
     "Compiler",
     "FieldDescType",
     "FloatField",
+    "Graph",
     "HeaderType",
     "IntDecoder",
     "IntField",
     "Loader",
     "Operation",
     "OrderOption",
+    "PipelineSpec",
     "RGBImageField",
     "Reader",
     "SimpleRGBImageDecoder",

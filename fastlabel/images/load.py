@@ -65,7 +65,7 @@ class ImageLoader:
             raise InputError(f"num_workers {num_workers} must be 0 (all {most} cores) or more")
         self.beton, self.policy, self.batch_size = Beton.open(beton), policy, batch_size
         self.num_workers = min(num_workers or most, most)
-        self._pipeline = _ffcv_loader(self.beton, policy.size, batch_size)
+        self._pipeline = _Pipeline(self.beton, policy.size)
         pixels = int((self.beton.heights.astype(np.int64) * self.beton.widths).max())
         self._scratch = np.empty((most, pixels * 3), np.uint8)
         self._headers = np.zeros((most, 16), np.int32)  # a cache line each
@@ -129,7 +129,7 @@ class ImageLoader:
         status = np.zeros(len(ids), np.int64)
         threads = (self._scratch, self._headers, self._decompressors.handles)
         memory = (beton.index, beton.nbytes, boxes, out, status, *threads)
-        _run_pipeline(self._pipeline, ids, memory)
+        self._pipeline.run(ids, memory)
         if status.any():
             first = int(np.flatnonzero(status)[0])
             reason = explain(int(status[first]), beton, int(ids[first]))
@@ -137,36 +137,33 @@ class ImageLoader:
         return ImageBatch(ids, images)
 
 
-def _ffcv_loader(beton: Beton, size: int, batch_size: int) -> Any:
-    pipelines = {name: None for name in beton.reader.field_names}
-    threads = torch.get_num_threads(), numba.get_num_threads()
-    # FFCV would compile its glue code anew for every loader, for seconds; it only calls our kernel, once a batch.
-    ffcv.Compiler.set_enabled(False)
-    try:
-        return ffcv.Loader(
-            str(beton.path),
-            batch_size=batch_size,
-            num_workers=1,
-            os_cache=True,
-            seed=0,  # unused; without one, FFCV takes a number from the user's np.random
-            pipelines={**pipelines, IMAGE_FIELD: [ViewsDecoder(size)]},
-        )
-    finally:
-        ffcv.Compiler.set_enabled(True)
-        # FFCV sets the thread counts of the whole process.
-        torch.set_num_threads(threads[0])
-        numba.set_num_threads(threads[1])
+class _Pipeline:
+    """FFCV's pipeline from sample ids to crops, and its view of the file, without ffcv's Loader.
 
+    The Loader sets the thread counts of the whole process, compiles its glue code anew for seconds, and keeps Python
+    dicts and sets of every sample.
+    """
 
-def _run_pipeline(loader: Any, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
-    """What ffcv's EpochIterator.run_pipeline does, with the memory of this batch."""
-    context = loader.memory_manager.schedule_epoch([ids])
-    with context:
-        stages, _ = loader.code
-        for stage, _ in stages:
+    def __init__(self, beton: Beton, size: int) -> None:
+        reader, names = beton.reader, beton.reader.field_names
+        spec = ffcv.PipelineSpec(IMAGE_FIELD, decoder=ViewsDecoder(size))
+        fields = {name: index for index, name in enumerate(names)}
+        graph = ffcv.Graph({IMAGE_FIELD: spec}, reader.handlers, fields, reader.metadata, None)
+        # The glue only calls our kernel, once a batch.
+        ffcv.Compiler.set_enabled(False)
+        try:
+            _, code = graph.collect_requirements()
+            self._stages, _ = graph.codegen_all(code)
+        finally:
+            ffcv.Compiler.set_enabled(True)
+        self._metadata, self._storage = reader.metadata, beton.storage()
+
+    def run(self, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
+        """What ffcv's EpochIterator.run_pipeline does, with the memory of this batch."""
+        for stage, _ in self._stages:
             names = stage.__code__.co_varnames[: stage.__code__.co_argcount]
             slots = {name: memory if name.startswith(_NODE_PREFIX) else None for name in names}
-            stage(**slots | {"batch_indices": ids, "metadata": loader.reader.metadata, "storage_state": context.state})
+            stage(**slots | {"batch_indices": ids, "metadata": self._metadata, "storage_state": self._storage})
 
 
 @dataclass(frozen=True)
