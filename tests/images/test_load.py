@@ -337,9 +337,15 @@ def test_the_caller_keeps_its_thread_counts_and_random_numbers(beton: Beton) -> 
 def test_a_process_of_its_own(beton: Beton, layer: str) -> None:
     """Importing changes no thread count; no layer leaks threads; the end of the process in mid-epoch is no crash."""
     code = f"""
+        import atexit, pathlib, threading
+
+        @atexit.register  # first, so that it runs last
+        def no_thread_decodes_into_the_end():
+            assert threading.active_count() == 1, threading.enumerate()
+
         import torch
         torch.set_num_threads(3)
-        import numpy as np, pathlib, threading
+        import numpy as np
         from fastlabel.images.load import ImageLoader
         from fastlabel.views import ViewPolicy
         import numba
