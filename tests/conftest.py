@@ -15,6 +15,18 @@ from PIL import Image
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none here"))
+
+
 @pytest.fixture
 def cli() -> Callable[..., Result]:
     """cli("write-dataset", path, ...) runs the command in this process; .exit_code, .stdout, .stderr.
