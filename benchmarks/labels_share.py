@@ -66,16 +66,25 @@ def make_store(beton: Path, store: Path, size: int, k: int, views: int) -> None:
 @click.option("--count", default=200, show_default=True, help="Photo-like images to make without --photos.")
 @click.option("--size", default=224, show_default=True)
 @click.option("--k", default=8, show_default=True)
+@click.option("--classes", default=1000, show_default=True)
 @click.option("--views", default=8, show_default=True)
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Keep the result there.")
 def main(
-    photos: Path | None, count: int, size: int, k: int, views: int, batch_size: int, rounds: int, out: Path | None
+    photos: Path | None,
+    count: int,
+    size: int,
+    k: int,
+    classes: int,
+    views: int,
+    batch_size: int,
+    rounds: int,
+    out: Path | None,
 ) -> None:
     """Measure the share of the loader's time that labels take."""
     with tempfile.TemporaryDirectory() as folder:
-        beton = photo_beton(Path(folder), photos, count)
+        beton = photo_beton(Path(folder), photos, count, classes)
         store = Path(folder) / "labels.zarr"
         make_store(beton, store, size, k, views)
         timings = measure(beton, store, batch_size, rounds)
@@ -90,7 +99,15 @@ def main(
         write_json(
             out,
             QUESTION,
-            {"crops": number, "photos": photos is not None, "k": k, "views": views, "share": share, **timings},
+            {
+                "crops": number,
+                "photos": photos is not None,
+                "classes": classes,
+                "k": k,
+                "views": views,
+                "share": share,
+                **timings,
+            },
         )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fastlabel.images.beton import class_names_path
 from fastlabel.images.write import write_dataset
 
 CLASSES = 8
 
 
-def photo_beton(folder: Path, photos: Path | None, count: int) -> Path:
+def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> Path:
     """A .beton of photos at a longer side of at most 500 pixels, JPEG 90, as FFCV's ImageNet recipe has them.
 
-    ``photos`` is a folder of images or of class folders; without it ``count`` photo-like images are made.
+    ``photos`` is a folder of images or of class folders; without it ``count`` photo-like images are made. The file
+    is given ``classes`` classes, most of which may have no image: the price of a label depends on their number.
     """
     out = folder / "photos.beton"
     if photos is None:
@@ -24,7 +27,9 @@ def photo_beton(folder: Path, photos: Path | None, count: int) -> Path:
         source = photos
     else:
         source = _as_classes(photos, folder / "linked")
-    write_dataset(source, out, max_resolution=500, jpeg_quality=90, progress=False)
+    report = write_dataset(source, out, max_resolution=500, jpeg_quality=90, progress=False)
+    names = [*report.classes, *(f"empty-{number}" for number in range(len(report.classes), classes))]
+    class_names_path(out).write_text(json.dumps({"format": 1, "classes": names}))
     return out
 
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     help="Samples in a forward pass. Part of what a label is: other values give labels that differ in last bits.",
 )
 @click.option("--device", help="cpu or cuda. [default: cuda when there is one]")
-@click.option("--dry-run", is_flag=True, help="Say crops, bytes and an estimate of the time, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say crops, bytes and an estimate of the time, and label nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(
     data: Path, store: Path, teachers: tuple[str, ...], subset: Path | None, as_json: bool, **options: Any
@@ -78,9 +78,12 @@ def _read_subset(path: Path) -> list[int]:
     from fastlabel.errors import InputError
 
     try:
-        return [int(line) for line in path.read_text().split()]
+        ids = [int(line) for line in path.read_text().split()]
     except ValueError as error:
         raise InputError(f"{path} must list sample indices, one whole number a line: {error}") from error
+    if not ids or max(ids) >= 1 << 63:
+        raise InputError(f"{path} must list sample indices of the dataset; it has {f'{max(ids)}' if ids else 'none'}")
+    return ids
 
 
 def _describe(report: CacheReport) -> str:

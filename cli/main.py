@@ -55,6 +55,12 @@ class LazyGroup(click.Group):
             return _fail(ctx, error, _describe(error), FastlabelError.exit_code)
         except KeyboardInterrupt as error:
             return _fail(ctx, error, "interrupted", INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # no error that we foresaw: still one line, and the way to see more
+            first = (str(error).splitlines() or [""])[0]
+            message = f"{type(error).__name__}: {first} (`fastlabel --debug ...` shows where)"
+            return _fail(ctx, error, message, FastlabelError.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

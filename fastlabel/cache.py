@@ -31,7 +31,7 @@ from fastlabel.manifest import (
     check_same,
     ids_digest,
 )
-from fastlabel.models import Teacher, load_teacher
+from fastlabel.models import Teacher, load_teacher, pick_device
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
 from fastlabel.views import ViewPolicy
@@ -89,7 +89,8 @@ def cache_labels(
     """Label ``views`` views of a dataset by every teacher, and store the top ``k`` classes of each crop.
 
     A store of the same run at that path is continued: units that are committed stay. The stored bytes depend on
-    nothing but the dataset, the teachers, the views, ``k``, ``forward_batch`` and the kind of device.
+    nothing but the dataset, the teachers, the views, ``k``, ``forward_batch`` and the kind of device (and, as far as
+    a forward pass does, on the versions of PyTorch and its number of threads).
 
     Args:
         teachers: checkpoints of ``train-teacher``, or loaded teachers; all see the very same crops.
@@ -109,7 +110,7 @@ def cache_labels(
         TeacherError: a teacher's logits have the wrong width, or are NaN or infinite (names the samples).
         ImageDecodeError: an image is broken (names the sample).
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device or "auto")
     beton = Beton.open(beton)
     models = _load(teachers, device)
     size = size or models[0].model.spec.size
@@ -118,12 +119,13 @@ def cache_labels(
     if views < 1:
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)
+    infos = tuple(_describe(teacher, beton, k, device, forward_batch) for teacher in models)
     manifest = Manifest(
         DatasetInfo(beton.num_samples, beton.num_classes, beton.fingerprint(progress)),
         SampleInfo(len(ids), ids_digest(ids)),
         policy,
-        Unit.for_store(views, len(ids)),
-        tuple(_describe(teacher, beton, k, device, forward_batch) for teacher in models),
+        Unit.for_store(views, len(ids), infos[0].codec.nbytes_per_label),
+        infos,
     )
     manifest.validate()
     existing = _existing(Path(store), manifest, views)
@@ -132,8 +134,9 @@ def cache_labels(
     if dry_run:
         return _estimate(Path(store), existing, manifest, views, ids, images, forwards)
     target = existing or LabelStore.create(store, manifest, views, ids, beton.class_names)
-    commit.sweep(target.path)
-    return _label(target, images, forwards, progress)
+    with commit.writing(target.path):
+        commit.sweep(target.path)
+        return _label(target, images, forwards, progress)
 
 
 def _load(teachers: Sequence[Teacher | str | os.PathLike[str]], device: torch.device) -> list[Teacher]:
@@ -185,11 +188,11 @@ def _existing(path: Path, manifest: Manifest, views: int) -> LabelStore | None:
     if not path.exists():
         return None
     store = LabelStore.open(path)
-    check_same(str(path), store.manifest, manifest)
     if store.num_views != views:
         raise ManifestMismatchError(
             f"{path} is a store of {store.num_views} views, this run asks for {views}; choose another path"
         )
+    check_same(str(path), store.manifest, manifest)
     return store
 
 
@@ -214,7 +217,13 @@ def _label(store: LabelStore, images: ImageLoader, forwards: list[TeacherForward
 
 
 def _uncommitted(store: LabelStore, unit: UnitAddress) -> list[int]:
-    return [t for t in range(len(store.manifest.teachers)) if store.record(unit, t) is None]
+    lacking = []
+    for teacher in range(len(store.manifest.teachers)):
+        if store.record(unit, teacher) is None:
+            lacking.append(teacher)
+        else:
+            store.check_shards(unit, teacher)
+    return lacking
 
 
 def _report(store: LabelStore, crops_done: int, units_done: int, seconds: float) -> CacheReport:

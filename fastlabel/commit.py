@@ -8,10 +8,12 @@ overwrite one another, as updates of one shared attribute would.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,9 @@ def boxes_digest(boxes: NDArray[np.int32]) -> str:
 def write_unit(root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, NDArray[Any]], record: Record) -> None:
     """Write a unit's three shards and make them durable, then its record."""
     group = zarr.open_group(root / str(teacher), mode="r+")
+    # zarr reads what it overwrites, and what a crash left there need not be readable.
+    for name in ARRAYS:
+        shard_path(root, teacher, name, at).unlink(missing_ok=True)
     # An all-zero shard would not be written at all otherwise, and could not be told from a lost one.
     with zarr.config.set({"array.write_empty_chunks": True}):
         for name in ARRAYS:
@@ -99,9 +104,9 @@ def write_unit(root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, N
             array[at.view_start : at.view_stop, at.sample_start : at.sample_stop] = labels[name]
     for name in ARRAYS:
         shard = shard_path(root, teacher, name, at)
-        _fsync(shard)
+        fsync(shard)
         for folder in shard.parents:
-            _fsync(folder)
+            fsync(folder)
             if folder == root:
                 break
     _write_record(root, teacher, at, record)
@@ -120,7 +125,7 @@ def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> 
     path = record_path(root, teacher, at)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, json.dumps(_node(record), indent=1) + "\n")
-    _fsync(path.parent.parent)
+    fsync(path.parent.parent)
 
 
 def _node(record: Record) -> dict[str, Any]:
@@ -148,6 +153,20 @@ def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
     return record
 
 
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Hold a store for writing; the lock dies with its process. StoreError where another process holds it."""
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"another process is labelling into {root}; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def sweep(root: Path) -> int:
     """Remove the temporary files that a killed writer left; how many there were."""
     left = [path for path in root.rglob("*.partial") if path.is_file()]
@@ -164,16 +183,16 @@ def write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _fsync(path.parent)
+    fsync(path.parent)
 
 
 def fsync_tree(root: Path) -> None:
     """Make every file and folder below ``root`` durable."""
     for path in [root, *root.rglob("*")]:
-        _fsync(path)
+        fsync(path)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:

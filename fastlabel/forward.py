@@ -19,6 +19,7 @@ from fastlabel.images.load import ImageBatch
 from fastlabel.labels import TopKLabels
 from fastlabel.manifest import TeacherInfo
 from fastlabel.models import Teacher
+from fastlabel.precision import full_precision
 
 
 class CanonicalBatches:
@@ -58,12 +59,8 @@ class TeacherForward:
     @torch.inference_mode()
     def logits(self, images_BHWC: Tensor, count: int) -> Tensor:
         """Logits float32 [count, C] of the first ``count`` images of a canonical batch, uint8 [F, S, S, 3]."""
-        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.info.tf32
-        try:
+        with full_precision(self._device.type):
             logits: Tensor = self._model(images_BHWC.to(self._device).permute(0, 3, 1, 2))
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         if logits.ndim != 2 or tuple(logits.shape) != (self.batch, self._codec.num_classes):
             raise TeacherError(
                 f"teacher {self.info.name} gives logits of shape {tuple(logits.shape)}, expected "

@@ -136,7 +136,7 @@ class SoftLabelLoader:
         images = images_BVHWC[:, 0].permute(0, 3, 1, 2).to(self.device)
         index = torch.from_numpy(ids).to(self.device)
         targets = torch.from_numpy(self.beton.targets[ids]).to(self.device)
-        return Batch(images, plane[index] if plane else None, targets, index)
+        return Batch(images, plane.take(index) if plane else None, targets, index)
 
     def _choose(self, indices: ArrayLike | None) -> NDArray[np.int64]:
         known = self.store.ids if self.store else np.arange(self.beton.num_samples, dtype=np.int64)
@@ -183,7 +183,9 @@ class _Planes:
 
     def prefetch(self, view: int) -> None:
         group = view // self._group
-        if group not in self._pending:
+        known = self._pending.get(group)
+        # A view that was not there when it was read ahead may be by now.
+        if known is None or (known.done() and known.exception() is not None):
             self._pending[group] = self._pool.submit(self._read, group)
         self._pending.move_to_end(group)
         while len(self._pending) > self._keep:
@@ -202,5 +204,5 @@ class _Planes:
         start = group * self._group
         views = range(start, min(start + self._group, self._store.num_views))
         for view in views:
-            self._store.check_boxes(view, self._beton.heights, self._beton.widths)
+            self._store.check_boxes(view, self._beton.heights, self._beton.widths, self._teacher)
         return self._store.planes(views, self._teacher, self._device)

@@ -19,6 +19,7 @@ FORMAT, VERSION = "fastlabel", 1
 # How pixels become crops: a store made by another arithmetic holds labels of other pixels.
 PIXELS = {"jpeg": "libjpeg-islow", "filter": "triangle-q14"}
 UNIT_SAMPLES, DECODE_VIEWS, MAX_UNIT_VIEWS = 65536, 8, 64
+VIEW_BYTES = 64 << 20  # of one view of a unit, before compression
 
 
 def canonical_json(value: Any) -> str:
@@ -61,12 +62,17 @@ class Unit:
     samples: int
 
     @classmethod
-    def for_store(cls, num_views: int, num_samples: int) -> Unit:
-        """The views of one decode times 65,536 samples; a small dataset takes more views per unit."""
+    def for_store(cls, num_views: int, num_samples: int, label_bytes: int) -> Unit:
+        """The views of one decode times 65,536 samples; a small dataset takes more views per unit.
+
+        Labels of ``label_bytes`` that keep very many classes take fewer samples: a unit is held in memory, and a
+        compressor takes no more than 2 GiB at once.
+        """
+        samples = min(num_samples, UNIT_SAMPLES, max(1, VIEW_BYTES // label_bytes))
         most = max(DECODE_VIEWS, min(MAX_UNIT_VIEWS, DECODE_VIEWS * UNIT_SAMPLES // num_samples))
         # Groups of equal size, so that no group is left nearly empty.
         groups = -(-num_views // most)
-        return cls(-(-num_views // groups), min(UNIT_SAMPLES, num_samples))
+        return cls(-(-num_views // groups), samples)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,10 @@ class TeacherInfo:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std), "codec": self.codec.to_dict()}
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the name: the same weights under another path are the same teacher."""
+        return {key: value for key, value in self.to_dict().items() if key != "name"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TeacherInfo:
@@ -172,8 +182,8 @@ class Manifest:
                 )
 
     def digest(self, teacher: int) -> str:
-        """What a unit's record carries: the shared part together with this teacher's."""
-        return canonical_digest(self.root_dict() | {"teacher": self.teachers[teacher].to_dict()})
+        """What a unit's record carries: the shared part together with this teacher's, but for its name."""
+        return canonical_digest(self.root_dict() | {"teacher": self.teachers[teacher].identity()})
 
 
 def check_version(data: Mapping[str, Any]) -> None:
@@ -189,7 +199,11 @@ def check_version(data: Mapping[str, Any]) -> None:
 
 def check_same(path: str, found: Manifest, wanted: Manifest) -> None:
     """ManifestMismatchError that names the first difference, unless both are the same run."""
-    difference = first_difference(found.to_dict(), wanted.to_dict())
+    old_run, new_run = (
+        manifest.root_dict() | {"teachers": [teacher.identity() for teacher in manifest.teachers]}
+        for manifest in (found, wanted)
+    )
+    difference = first_difference(old_run, new_run)
     if difference:
         where, old, new = difference
         raise ManifestMismatchError(

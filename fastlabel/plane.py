@@ -66,12 +66,13 @@ class LabelPlane:
         index = torch.as_tensor(ids, dtype=torch.int64).to(self.labels.device)
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
             raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
-        if self.rows is not None:
-            rows = self.rows[index].to(torch.int64)
-            if bool((rows < 0).any()):
-                raise MissingLabelsError(
-                    f"sample {int(index[rows < 0][0])} is not labelled in this store, which holds {len(self)} of "
-                    f"{self.num_samples} samples"
-                )
-            index = rows
-        return self.labels[index]
+        if self.rows is not None and bool((missing := self.rows[index] < 0).any()):
+            raise MissingLabelsError(
+                f"sample {int(index[missing][0])} is not labelled in this store, which holds {len(self)} of "
+                f"{self.num_samples} samples"
+            )
+        return self.take(index)
+
+    def take(self, index_B: Tensor) -> TopKLabels:
+        """As ``plane[ids]`` for int64 ids on its device that are known to be labelled: a GPU need not wait."""
+        return self.labels[index_B if self.rows is None else self.rows[index_B].to(torch.int64)]

@@ -93,6 +93,7 @@ class LabelStore:
                 _create_teacher(root, teacher, manifest, num_views)
             commit.fsync_tree(partial)
             partial.rename(path)
+            commit.fsync(path.parent)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -139,6 +140,19 @@ class LabelStore:
             )
         return record
 
+    def check_shards(self, unit: UnitAddress, teacher: int) -> None:
+        """StoreError where a committed unit has lost a file."""
+        for name in ARRAYS:
+            if not commit.shard_path(self.path, teacher, name, unit).is_file():
+                raise StoreError(
+                    f"{self.path}: unit {unit.key} of teacher {teacher} has lost its {name}; "
+                    f"{self._remedy(unit, teacher)}"
+                )
+
+    def _remedy(self, unit: UnitAddress, teacher: int) -> str:
+        record = commit.record_path(self.path, teacher, unit).parent
+        return f"to label it again, remove {record} and give its `fastlabel cache-labels` command again"
+
     def write(
         self, unit: UnitAddress, teacher: int, labels: dict[str, NDArray[Any]], boxes: Sequence[NDArray[np.int32]]
     ) -> None:
@@ -184,18 +198,19 @@ class LabelStore:
             if digest != record.labels[view - unit.view_start]:
                 raise StoreError(
                     f"{self.path}: unit {unit.key} of teacher {teacher} is damaged or lost: the labels of view {view} "
-                    f"have the digest {digest[:12]}, its record says {record.labels[view - unit.view_start][:12]}"
+                    f"have the digest {digest[:12]}, its record says {record.labels[view - unit.view_start][:12]}; "
+                    f"{self._remedy(unit, teacher)}"
                 )
         codec = self.manifest.teachers[teacher].codec
         return LabelPlane.from_numpy(parts, codec.num_classes, self.ids, self.manifest.dataset.num_samples)
 
-    def check_boxes(self, view: int, heights: NDArray[np.int32], widths: NDArray[np.int32]) -> None:
+    def check_boxes(self, view: int, heights: NDArray[np.int32], widths: NDArray[np.int32], teacher: int = 0) -> None:
         """ManifestMismatchError unless this code crops a view exactly as the teacher saw it.
 
         Args:
             heights, widths: int32 [num_samples], pixels of all images of the dataset file.
         """
-        for unit, record in self._records_of_view(view, 0):
+        for unit, record in self._records_of_view(view, teacher):
             ids = self.ids[unit.sample_start : unit.sample_stop]
             boxes = self.views.boxes(view, ids, heights[ids], widths[ids])
             if commit.boxes_digest(boxes) != record.boxes[view - unit.view_start]:

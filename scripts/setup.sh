@@ -78,7 +78,7 @@ main() {
         install_packages "${missing[@]}"
     fi
     check_python
-    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || [ "$("$VENV/bin/python" -V)" != "$("$PYTHON" -V)" ]; then
         say "creating $VENV"
         "$PYTHON" -m venv --clear "$VENV"
     fi

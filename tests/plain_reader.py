@@ -49,7 +49,12 @@ def check_codec(codec: dict[str, Any], k: int, num_classes: int) -> None:
 
 
 def manifest_digest(shared: dict[str, Any], teacher: dict[str, Any]) -> str:
-    text = json.dumps({**shared, "teacher": teacher}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(
+        {**shared, "teacher": {key: teacher[key] for key in teacher if key != "name"}},
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+    )
     return sha256(text.encode("ascii"))
 
 

@@ -20,7 +20,7 @@ LEVELS = [
     {"kernels"},
     {"views", "codec", "labels", "label_ops", "losses"},
     {"manifest", "plane"},
-    {"commit", "store", "images", "models", "convnet", "weights", "subset"},
+    {"commit", "store", "images", "models", "convnet", "weights", "precision", "subset"},
     {"forward", "labelling", "cache", "loader"},
     {"train"},
     {"studies", "demo", "figures"},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastlabel import commit
 from fastlabel import manifest as manifest_module
 from fastlabel.cache import cache_labels
 from fastlabel.codec import TopKCodec
@@ -246,3 +247,48 @@ def test_a_broken_image_stops_the_run_and_can_be_mended(photos: Path, tmp_path: 
         make_store("broken")
     shutil.rmtree(tmp_path / "broken.zarr")
     assert digests(make_store("broken")) == whole
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("damage", [lambda file: bytes(len(file)), lambda file: file[:-5], lambda file: b""])
+def test_shards_that_a_crash_tore_are_written_anew(make_store: MakeStore, damage: Callable[[bytes], bytes]) -> None:
+    path = make_store()
+    whole = digests(path)
+    shutil.rmtree(path / "0" / "units" / "0.1")
+    for name in ("classes", "codes", "tail"):
+        shard = path / "0" / name / "c" / "0" / "1" / "0"
+        shard.write_bytes(damage(shard.read_bytes()))
+    make_store()
+    assert digests(path) == whole
+
+
+def test_a_lost_shard_is_an_error_with_a_remedy_that_works(make_store: MakeStore) -> None:
+    path = make_store()
+    whole = digests(path)
+    (path / "0" / "codes" / "c" / "0" / "0" / "0").unlink()
+    for use in (make_store, lambda: LabelStore.open(path).plane(0)):
+        with pytest.raises(StoreError, match=r"to label it again, remove .*0\.0 and give"):
+            use()
+    shutil.rmtree(path / "0" / "units" / "0.0")
+    make_store()
+    assert digests(path) == whole
+
+
+def test_two_writers_are_refused(make_store: MakeStore) -> None:
+    path = make_store()
+    with commit.writing(path), pytest.raises(StoreError, match="another process is labelling into"):
+        make_store()
+    make_store()
+
+
+def test_the_same_weights_under_another_name_continue(make_store: MakeStore) -> None:
+    before = digests(make_store())
+    assert digests(make_store(teachers=[make_teacher(name="moved")])) == before
+
+
+def test_labels_of_many_classes_take_smaller_units() -> None:
+    unit = manifest_module.Unit.for_store(8, 1_281_167, TopKCodec(16, 1000).nbytes_per_label)
+    assert (unit.views, unit.samples) == (8, 65536)
+    many = TopKCodec(21841, 21841).nbytes_per_label
+    unit = manifest_module.Unit.for_store(8, 1_281_167, many)
+    assert unit.samples * many <= 64 << 20

@@ -57,7 +57,8 @@ class Beton:
         """Read the headers of a .beton file and check that the file is whole.
 
         Raises:
-            DatasetError: no such file, not FFCV's format, truncated, or without the two fields.
+            DatasetError: no such file, not FFCV's format, truncated, without the two fields, or with labels that are
+                no classes.
         """
         if isinstance(path, Beton):
             return path
@@ -66,6 +67,8 @@ class Beton:
         reader = _read(path)
         image, label = _columns(path, reader)
         offsets = image["data_ptr"].astype(np.int64)
+        names = _read_class_names(path)
+        _check_targets(path, label, names)
         return cls(
             path,
             reader,
@@ -75,7 +78,7 @@ class Beton:
             label.astype(np.int64),
             offsets,
             _payload_sizes(path, reader, offsets),
-            _read_class_names(path),
+            names,
         )
 
     @property
@@ -223,6 +226,16 @@ def _write_if_possible(path: Path, value: dict[str, Any]) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _check_targets(path: Path, targets: NDArray[np.int64], names: tuple[str, ...] | None) -> None:
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0:
+        raise DatasetError(f"{path} has the label {low}; labels must be class numbers from 0")
+    if names and high >= len(names):
+        raise DatasetError(
+            f"{path} has the label {high}, but {class_names_path(path)} names {len(names)} classes; correct that file"
+        )
 
 
 def _read_class_names(path: Path) -> tuple[str, ...] | None:

@@ -150,12 +150,13 @@ class _Pipeline:
         fields = {name: index for index, name in enumerate(names)}
         graph = ffcv.Graph({IMAGE_FIELD: spec}, reader.handlers, fields, reader.metadata, None)
         # The glue only calls our kernel, once a batch.
+        enabled = ffcv.Compiler.is_enabled
         ffcv.Compiler.set_enabled(False)
         try:
             _, code = graph.collect_requirements()
             self._stages, _ = graph.codegen_all(code)
         finally:
-            ffcv.Compiler.set_enabled(True)
+            ffcv.Compiler.set_enabled(enabled)
         self._metadata, self._storage = reader.metadata, beton.storage()
 
     def run(self, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
@@ -210,21 +211,25 @@ class Epoch(Iterator[ImageBatch]):
         return self
 
     def __next__(self) -> ImageBatch:
-        if self._superseded:
-            raise FastlabelError(
-                f"another epoch of this loader was started with {self._left} batches of this one to come; "
-                "use a loader for each"
-            )
+        self._check_superseded()
         if self._done:
             raise StopIteration
         item = self._queue.get()
         if isinstance(item, ImageBatch):
             self._left -= 1
             return item
+        self._check_superseded()
         self.close()
         if isinstance(item, _Failure):
             raise item.error
         raise StopIteration
+
+    def _check_superseded(self) -> None:
+        if self._superseded:
+            raise FastlabelError(
+                f"another epoch of this loader was started with {self._left} batches of this one to come; "
+                "use a loader for each"
+            )
 
     def close(self) -> None:
         """Stop decoding and wait for the thread; safe to call twice."""
@@ -233,7 +238,11 @@ class Epoch(Iterator[ImageBatch]):
         with contextlib.suppress(Empty):
             while True:
                 self._queue.get_nowait()
-        self._thread.join()
+        # The garbage collector may close an epoch in the very thread that decodes for it.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        with contextlib.suppress(Full):
+            self._queue.put_nowait(None)  # wakes a reader in another thread
 
     def supersede(self) -> None:
         """Close it for another epoch. Whoever still reads it gets an error, not an early end."""

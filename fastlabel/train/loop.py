@@ -193,19 +193,6 @@ class Tally:
         self._open.clear()
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU. Raises InputError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}: give auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here: give the device cpu")
-    return device
-
-
 def _rng_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -14,6 +13,7 @@ from fastlabel.errors import InputError
 from fastlabel.labels import TopKLabels, check_temperature
 from fastlabel.losses import soft_cross_entropy
 from fastlabel.models import Classifier
+from fastlabel.precision import full_precision
 
 
 class Batch(Protocol):
@@ -62,20 +62,8 @@ def online_loss(teacher: Classifier, label_temperature: float = 1.0, student_tem
     teacher.eval()
 
     def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-        with torch.no_grad(), _full_precision(batch.images.device.type):
+        with torch.no_grad(), full_precision(batch.images.device.type):
             probs_BC = torch.softmax(teacher(batch.images).float() / label_temperature, dim=1)
         return F.cross_entropy(logits_BC / student_temperature, probs_BC, reduction="none")
 
     return per_sample_loss
-
-
-@contextmanager
-def _full_precision(device_type: str) -> Iterator[None]:
-    """Run a teacher as it ran when labels were stored, whatever precision the student trains in."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

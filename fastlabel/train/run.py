@@ -28,7 +28,8 @@ class Run:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: a run needs a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A partial file is what a killed run left of its very first one.
+        if self.path.is_dir() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
             self._check_same(resume)
             return
         self.path.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,11 @@ import torch
 from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
-from fastlabel.manifest import TeacherInfo
-from fastlabel.models import Classifier, ModelSpec, load_teacher
+from fastlabel.manifest import TeacherInfo, ids_digest
+from fastlabel.models import Classifier, ModelSpec, load_teacher, pick_device
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
-from fastlabel.train.loop import Reporter, Trainer, pick_device
+from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run import Run
@@ -172,7 +172,9 @@ def _identity(
         "images": len(ids),
         "seed": config.seed,
         "recipe": config.recipe.to_dict(),
+        "ids": ids_digest(ids),
         "teacher_sha256": teacher.sha256,
+        "store": store.manifest.digest(config.teacher_index),
         "views": store.num_views,
         "view_policy": store.views.name,
         "size": store.views.size,

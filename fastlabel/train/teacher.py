@@ -8,8 +8,8 @@ from typing import Any
 
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import Classifier, ModelSpec
-from fastlabel.train.loop import Reporter, Trainer, pick_device
+from fastlabel.models import Classifier, ModelSpec, pick_device
+from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run import Run

@@ -615,3 +615,33 @@ def test_a_slow_reader_does_not_make_the_thread_run_ahead_without_end(beton: Bet
         wait_until(lambda: len(decoded) == BATCHES_AHEAD + 2)
         time.sleep(0.3)
         assert len(decoded) == BATCHES_AHEAD + 2
+
+
+def test_a_reader_that_waits_is_woken(beton: Beton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that closes or supersedes an epoch must not leave its reader waiting."""
+    loader = ImageLoader(beton, ViewPolicy.identity(8), batch_size=2)
+    original = ViewPolicy.boxes
+
+    def slow(self: ViewPolicy, *args: object) -> object:
+        time.sleep(0.3)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ViewPolicy, "boxes", slow)
+    ended: list[str] = []
+
+    def read(epoch: Epoch) -> None:
+        try:
+            list(epoch)
+            ended.append("end")
+        except FastlabelError as error:
+            ended.append(str(error))
+
+    for close in (lambda epoch: epoch.close(), lambda epoch: loader.epoch(np.arange(2), [0]).close()):
+        epoch = loader.epoch(np.arange(beton.num_samples), [0])
+        reader = threading.Thread(target=read, args=(epoch,))
+        reader.start()
+        time.sleep(0.1)
+        close(epoch)
+        reader.join(timeout=20)
+        assert not reader.is_alive()
+    assert ended[0] == "end" and "another epoch of this loader was started" in ended[1]

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from fastlabel.errors import FastlabelError, InputError
-from fastlabel.models import load_teacher
+from fastlabel.models import load_teacher, pick_device
 from fastlabel.train import loop
-from fastlabel.train.loop import pick_device
 from fastlabel.train.objectives import cached_loss, hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.weights import read_checkpoint
