@@ -25,7 +25,7 @@ from fastlabel.images import load as load_module
 from fastlabel.images.beton import Beton
 from fastlabel.images.buffers import BufferPool
 from fastlabel.images.decode import decode_views
-from fastlabel.images.load import BATCHES_AHEAD, ImageLoader
+from fastlabel.images.load import BATCHES_AHEAD, Epoch, ImageLoader
 from fastlabel.kernels.view_boxes.numba import view_boxes
 from fastlabel.views import ViewPolicy
 from tests.conftest import photo_like
