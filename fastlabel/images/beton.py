@@ -101,11 +101,9 @@ class Beton:
     def _map(self) -> NDArray[np.uint8]:
         return np.memmap(self.path, np.uint8, mode="r")
 
-    def storage(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
-        """What FFCV's decoders read from: the file's bytes; where each allocation starts, ascending; its length."""
-        table = self.reader.alloc_table
-        order = np.argsort(table["ptr"])
-        return self._map, np.ascontiguousarray(table["ptr"][order]), np.ascontiguousarray(table["size"][order])
+    def file_bytes(self) -> NDArray[np.uint8]:
+        """All bytes of the file, uint8, mapped into memory."""
+        return self._map
 
     def payload(self, sample: int) -> bytes:
         """The stored bytes of one image: a JPEG, or raw RGB rows."""

@@ -91,10 +91,10 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
 
     def generate_code(self) -> Callable[..., Any]:
         # Not compiled by FFCV, see load.py: all the work is in the kernel, which comes from Numba's cache.
-        def decode(ids, memory, metadata, storage):
-            # Of the storage only the file's bytes: its table of sizes is ambiguous where a field is empty. And not
+        def decode(ids, memory, metadata, file):
+            # Only the file's bytes: FFCV's table of sizes is ambiguous where a field is empty. And not
             # the metadata: its type depends on all fields, so that the kernel would be compiled for each kind of file.
-            decode_views(ids, storage[0], *memory)
+            decode_views(ids, file, *memory)
             return memory[3]
 
         return decode

@@ -157,14 +157,14 @@ class _Pipeline:
             self._stages, _ = graph.codegen_all(code)
         finally:
             ffcv.Compiler.set_enabled(enabled)
-        self._metadata, self._storage = reader.metadata, beton.storage()
+        self._metadata, self._file = reader.metadata, beton.file_bytes()
 
     def run(self, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
         """What ffcv's EpochIterator.run_pipeline does, with the memory of this batch."""
         for stage, _ in self._stages:
             names = stage.__code__.co_varnames[: stage.__code__.co_argcount]
             slots = {name: memory if name.startswith(_NODE_PREFIX) else None for name in names}
-            stage(**slots | {"batch_indices": ids, "metadata": self._metadata, "storage_state": self._storage})
+            stage(**slots | {"batch_indices": ids, "metadata": self._metadata, "storage_state": self._file})
 
 
 @dataclass(frozen=True)
