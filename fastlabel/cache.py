@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from fastlabel import commit
-from fastlabel.codec import TopKCodec
 from fastlabel.commit import UnitAddress
-from fastlabel.errors import InputError, ManifestMismatchError, TeacherError
+from fastlabel.errors import InputError
 from fastlabel.forward import TeacherForward
+from fastlabel.growth import existing_store
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
 from fastlabel.labelling import label_unit, try_labelling
@@ -26,14 +26,13 @@ from fastlabel.manifest import (
     DatasetInfo,
     Manifest,
     SampleInfo,
-    TeacherInfo,
     Unit,
-    check_same,
     ids_digest,
 )
-from fastlabel.models import Teacher, load_teacher, pick_device
+from fastlabel.models import Teacher, pick_device
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
+from fastlabel.teachers import describe, load_teachers
 from fastlabel.views import ViewPolicy
 
 DEFAULT_POLICY = "random-resized-crop"
@@ -112,14 +111,14 @@ def cache_labels(
     """
     device = pick_device(device or "auto")
     beton = Beton.open(beton)
-    models = _load(teachers, device)
+    models = load_teachers(teachers, device)
     size = size or models[0].model.spec.size
     if isinstance(policy, str):
         policy = ViewPolicy.from_name(policy, size, seed, flip)
     if views < 1:
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)
-    infos = tuple(_describe(teacher, beton, k, device, forward_batch) for teacher in models)
+    infos = tuple(describe(teacher, beton, k, device, forward_batch) for teacher in models)
     manifest = Manifest(
         DatasetInfo(beton.num_samples, beton.num_classes, beton.fingerprint(progress)),
         SampleInfo(len(ids), ids_digest(ids)),
@@ -128,7 +127,7 @@ def cache_labels(
         infos,
     )
     manifest.validate()
-    existing = _existing(Path(store), manifest, views)
+    existing = existing_store(Path(store), manifest, views)
     images = ImageLoader(beton, policy, decode_batch or _decode_batch(policy.size), num_workers)
     forwards = [TeacherForward(teacher, info, device) for teacher, info in zip(models, manifest.teachers, strict=True)]
     if dry_run:
@@ -137,12 +136,6 @@ def cache_labels(
     with commit.writing(target.path):
         commit.sweep(target.path)
         return _label(target, images, forwards, progress)
-
-
-def _load(teachers: Sequence[Teacher | str | os.PathLike[str]], device: torch.device) -> list[Teacher]:
-    if not teachers:
-        raise InputError("no teacher; give at least one checkpoint")
-    return [load_teacher(Path(t), device) if isinstance(t, (str, os.PathLike)) else t for t in teachers]
 
 
 def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, seed: int) -> NDArray[np.int64]:
@@ -159,41 +152,6 @@ def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, see
     if ids[0] < 0 or ids[-1] >= beton.num_samples:
         raise InputError(f"subset ids {ids[0]} to {ids[-1]} leave the file's {beton.num_samples} samples")
     return ids
-
-
-def _describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int) -> TeacherInfo:
-    spec = teacher.model.spec
-    if spec.num_classes != beton.num_classes:
-        raise TeacherError(
-            f"teacher {teacher.name} has {spec.num_classes} classes, {beton.path} has {beton.num_classes}; "
-            "take a teacher of this dataset"
-        )
-    return TeacherInfo(
-        name=teacher.name,
-        arch=spec.arch,
-        sha256=teacher.sha256,
-        epoch=teacher.epoch,
-        size=spec.size,
-        mean=spec.mean,
-        std=spec.std,
-        precision="fp32",
-        tf32=False,
-        device=device.type,
-        forward_batch=forward_batch,
-        codec=TopKCodec(k, spec.num_classes),
-    )
-
-
-def _existing(path: Path, manifest: Manifest, views: int) -> LabelStore | None:
-    if not path.exists():
-        return None
-    store = LabelStore.open(path)
-    if store.num_views != views:
-        raise ManifestMismatchError(
-            f"{path} is a store of {store.num_views} views, this run asks for {views}; choose another path"
-        )
-    check_same(str(path), store.manifest, manifest)
-    return store
 
 
 def _decode_batch(size: int) -> int:

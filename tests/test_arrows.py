@@ -21,7 +21,7 @@ LEVELS = [
     {"views", "codec", "labels", "label_ops", "losses"},
     {"manifest", "plane"},
     {"commit", "store", "images", "models", "convnet", "weights", "precision", "subset"},
-    {"forward", "labelling", "cache", "loader"},
+    {"forward", "labelling", "teachers", "growth", "cache", "loader", "copying", "verify", "repair", "inspection"},
     {"train"},
     {"studies", "demo", "figures"},
     {""},  # fastlabel/__init__.py
