@@ -7,6 +7,7 @@ import io
 import json
 import threading
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,8 @@ def test_digits_come_back_through_ffcvs_own_loader(out):
     assert report.num_samples == len(images) == Reader(str(out)).num_samples
     assert report.nbytes == out.stat().st_size
     assert report.write_mode == "raw"
+    # ffcv itself would leave this type read-only, and no kernel that writes one could be compiled any more.
+    assert numba.uint8[::1].mutable
 
 
 def test_a_folder_is_stored_as_jpegs_in_sorted_order(photo_folder, out):
