@@ -37,3 +37,11 @@ class ImageDecodeError(FastlabelError):
 
 class TeacherError(FastlabelError):
     """A teacher cannot be loaded, or gives logits that cannot be stored. Exit code 1."""
+
+
+class Interrupted(FastlabelError):
+    """A run stopped where nothing is lost, because a signal asked for it. Exit code 128 + signal: 130 or 143."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum

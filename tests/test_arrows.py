@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastlabel"
 # A module may import its own level and those below. The name is the first part after `fastlabel.`
 LEVELS = [
     {"errors"},
-    {"kernels"},
+    {"kernels", "stopping"},
     {"views", "codec", "labels", "label_ops", "losses"},
     {"manifest", "plane"},
     {"commit", "store", "images", "models", "convnet", "weights", "precision", "subset"},

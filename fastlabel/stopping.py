@@ -1,0 +1,57 @@
+"""Stopping on request: SIGINT and SIGTERM are noted, and obeyed where nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fastlabel.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether somebody asked a run to stop; made by ``stop_requests``."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signum is not None
+
+    def check(self, how_to_go_on: str) -> None:
+        """Raise Interrupted, whose message ends in ``how_to_go_on``, when a stop was asked for."""
+        if self.signum is not None:
+            raise Interrupted(f"stopped by {signal.Signals(self.signum).name}: {how_to_go_on}", self.signum)
+
+
+@contextmanager
+def stop_requests(notice: str) -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM, and write ``notice`` to stderr; the next one interrupts at once.
+
+    To be used in the main thread. A signal that is ignored, as SIGINT is in a background job, stays ignored.
+    """
+    stop = StopRequest()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.signum = signum
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, f"\n{signal.Signals(signum).name}: {notice}\n".encode())
+
+    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    try:
+        for signum, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(signum, handle)
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            # None: installed by something that is not Python, which cannot be put back from here.
+            if handler is not None:
+                signal.signal(signum, handler)
