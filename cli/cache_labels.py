@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlabel.cli.teacher_options import take_teachers, teacher_options
+
 if TYPE_CHECKING:
     from fastlabel.cache import CacheReport
 
@@ -16,14 +18,7 @@ if TYPE_CHECKING:
 @click.command("cache-labels")
 @click.argument("data", metavar="DATA.beton", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("store", metavar="STORE.zarr", type=click.Path(path_type=Path))
-@click.option(
-    "--teacher",
-    "teachers",
-    metavar="SPEC",
-    multiple=True,
-    required=True,
-    help="A checkpoint of train-teacher; repeat it for several teachers over the same crops.",
-)
+@teacher_options
 @click.option("--views", type=click.IntRange(min=1), required=True, metavar="V", help="Crops of each image.")
 @click.option("--k", type=click.IntRange(min=1), required=True, metavar="K", help="Classes kept of each label.")
 @click.option("--size", type=click.IntRange(min=1), metavar="S", help="Side of a crop. [default: the teacher's]")
@@ -56,21 +51,26 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu or cuda. [default: cuda when there is one]")
 @click.option("--dry-run", is_flag=True, help="Say crops, bytes and an estimate of the time, and label nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(
-    data: Path, store: Path, teachers: tuple[str, ...], subset: Path | None, as_json: bool, **options: Any
-) -> None:
+def command(data: Path, store: Path, subset: Path | None, as_json: bool, **options: Any) -> None:
     """Label V views of every image of DATA.beton by the teachers, into STORE.zarr.
 
     A run that was interrupted goes on where it was when the same command is given again.
     """
     from fastlabel.cache import cache_labels
+    from fastlabel.ranks import Ranks
+    from fastlabel.stopping import stop_requests
 
     ids = None if subset is None else _read_subset(subset)
+    teachers = take_teachers(options)
+    ranks = Ranks.from_environment()
     try:
-        report = cache_labels(data, store, teachers, subset=ids, progress=True, **options)
+        with stop_requests("finishing the unit in hand; once more stops at once, and loses it") as stop:
+            report = cache_labels(data, store, teachers, subset=ids, progress=True, stop=stop, ranks=ranks, **options)
     except KeyboardInterrupt:
         click.echo("interrupted: what is committed is kept; give the same command again to go on", err=True)
         raise
+    if not ranks.first:
+        return
     click.echo(json.dumps(asdict(report)) if as_json else _describe(report))
 
 

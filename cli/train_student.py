@@ -22,7 +22,13 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
     show_default=True,
     help="Train on the store's labels, on the teacher run along, or on the class of each image.",
 )
-@click.option("--teacher", type=click.Path(), help="The checkpoint that labelled the store, for --labels online.")
+@click.option(
+    "--teacher",
+    metavar="SPEC",
+    multiple=True,
+    help="What labelled the store, for --labels online: a FILE, torchvision:NAME@WEIGHTS or timm:NAME; of an "
+    "ensemble all members, in order. How it runs is in the store.",
+)
 @click.option("--teacher-index", type=int, default=0, show_default=True, help="Which teacher of the store.")
 @click.option("--ipc", type=int, help="Train on this many random images per class.  [default: all]")
 @click.option("--ipc-seed", type=int, help="Chooses them.  [default: --seed]")
@@ -32,7 +38,7 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
 @click.option("--eval-every", type=int, help="[default: 1 up to 20 epochs, else about 10 evaluations in all]")
 @recipe_options
 @run_options
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, teacher: tuple[str, ...], **options: Any) -> None:
     """Train a student on the views of STORE.zarr, whose image size and crops it takes.
 
     OUT gets metrics.jsonl, config.json, last.pt and the checkpoints kept.
@@ -40,5 +46,5 @@ def command(as_json: bool, **options: Any) -> None:
     from fastlabel.train import StudentConfig, train_student
 
     with ProgressBar() as bar:
-        result = train_student(StudentConfig(recipe=take_recipe(options), **options), bar)
+        result = train_student(StudentConfig(recipe=take_recipe(options), teacher=teacher or None, **options), bar)
     print_result(result, as_json)

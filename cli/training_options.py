@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from tqdm import tqdm
 
+from fastlabel.ranks import Ranks
 from fastlabel.train.recipes import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
 from fastlabel.train.setup import Result
 
@@ -32,7 +33,10 @@ _RUN = [
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."),
     click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-    click.option("--resume", is_flag=True, help="Continue the run in --out."),
+    click.option(
+        "--sync-batch-norm", is_flag=True, help="Batch norm over all ranks instead of each alone (torchrun, CUDA)."
+    ),
+    click.option("--resume", is_flag=True, help="Continue the run in --out after the last step that it saved."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 ]
 
@@ -45,7 +49,7 @@ def recipe_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """Add --seed, --workers, --device, --resume and --json."""
+    """Add --seed, --workers, --device, --sync-batch-norm, --resume and --json."""
     for option in reversed(_RUN):
         command = option(command)
     return command
@@ -58,7 +62,9 @@ def take_recipe(options: dict[str, Any]) -> Recipe:
 
 
 def print_result(result: Result, as_json: bool) -> None:
-    """The outcome of a run, on stdout."""
+    """The outcome of a run, on stdout; of several ranks the first one tells it."""
+    if not Ranks.from_environment().first:
+        return
     if as_json:
         click.echo(json.dumps(result.to_dict()))
         return
@@ -83,11 +89,10 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
-    def start(self, epoch: int, epochs: int, steps_per_epoch: int) -> None:
-        """Training goes on after `epoch` epochs."""
+    def start(self, step: int, epochs: int, steps_per_epoch: int) -> None:
+        """Training goes on after `step` steps."""
         self._epochs = epochs
-        total = epochs * steps_per_epoch
-        self._bar = tqdm(total=total, initial=epoch * steps_per_epoch, unit="step", file=sys.stderr, leave=False)
+        self._bar = tqdm(total=epochs * steps_per_epoch, initial=step, unit="step", file=sys.stderr, leave=False)
 
     def step(self, images: int) -> None:
         """One more batch is done."""

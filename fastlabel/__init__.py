@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastlabel import label_ops
     from fastlabel.cache import cache_labels
     from fastlabel.codec import TopKCodec
     from fastlabel.errors import FastlabelError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fastlabel.loader import Batch, SoftLabelLoader
     from fastlabel.losses import soft_cross_entropy
     from fastlabel.plane import LabelPlane
+    from fastlabel.sparse import SparseLabels
     from fastlabel.store import LabelStore
     from fastlabel.views import ViewPolicy
 
@@ -27,6 +29,7 @@ _HOMES = {
     "LabelPlane": "plane",
     "LabelStore": "store",
     "SoftLabelLoader": "loader",
+    "SparseLabels": "sparse",
     "TopKCodec": "codec",
     "TopKLabels": "labels",
     "ViewPolicy": "views",
@@ -40,15 +43,19 @@ __all__ = [
     "LabelPlane",
     "LabelStore",
     "SoftLabelLoader",
+    "SparseLabels",
     "TopKCodec",
     "TopKLabels",
     "ViewPolicy",
     "cache_labels",
+    "label_ops",
     "soft_cross_entropy",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "label_ops":
+        return import_module("fastlabel.label_ops")
     if name not in _HOMES:
         raise AttributeError(f"module 'fastlabel' has no attribute {name!r}")
     return getattr(import_module(f"fastlabel.{_HOMES[name]}"), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fastlabel import commit
 from fastlabel.commit import UnitAddress
 from fastlabel.errors import InputError
 from fastlabel.forward import TeacherForward
-from fastlabel.growth import existing_store
+from fastlabel.growth import Growth, grown_store, plan_growth
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
 from fastlabel.labelling import label_unit, try_labelling
@@ -25,14 +26,16 @@ from fastlabel.manifest import (
     DECODE_VIEWS,
     DatasetInfo,
     Manifest,
-    SampleInfo,
+    Segment,
     Unit,
     ids_digest,
 )
-from fastlabel.models import Teacher, pick_device
+from fastlabel.models import pick_device
+from fastlabel.ranks import Ranks
+from fastlabel.stopping import StopRequest
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
-from fastlabel.teachers import describe, load_teachers
+from fastlabel.teachers import AnyTeacher, describe, load_teachers
 from fastlabel.views import ViewPolicy
 
 DEFAULT_POLICY = "random-resized-crop"
@@ -45,7 +48,7 @@ class CacheReport:
     Attributes:
         crops: sample-view pairs that the finished store holds.
         crops_done: those labelled by this run, each by all teachers.
-        units, units_done: of the whole store, over all teachers; committed by this run.
+        units, units_done: of the run's teachers in the whole store; committed by this run.
         bytes_on_disk: of the finished store; an estimate in a dry run.
         seconds: that labelling took; an estimate in a dry run.
     """
@@ -68,7 +71,7 @@ class CacheReport:
 def cache_labels(
     beton: Beton | str | os.PathLike[str],
     store: str | os.PathLike[str],
-    teachers: Sequence[Teacher | str | os.PathLike[str]],
+    teachers: Sequence[AnyTeacher],
     views: int,
     k: int,
     size: int | None = None,
@@ -81,18 +84,22 @@ def cache_labels(
     num_workers: int = 0,
     decode_batch: int | None = None,
     forward_batch: int = 64,
+    ensemble: str | None = None,
     device: str | torch.device | None = None,
     dry_run: bool = False,
     progress: bool = False,
+    stop: StopRequest | None = None,
+    ranks: Ranks | None = None,
 ) -> CacheReport:
     """Label ``views`` views of a dataset by every teacher, and store the top ``k`` classes of each crop.
 
-    A store of the same run at that path is continued: units that are committed stay. The stored bytes depend on
-    nothing but the dataset, the teachers, the views, ``k``, ``forward_batch`` and the kind of device (and, as far as
-    a forward pass does, on the versions of PyTorch and its number of threads).
+    A store of the same run at that path is continued: units that are committed stay. It grows where this run asks for
+    more views, for more samples that include its own, or for a teacher that it does not have. The stored bytes depend
+    on nothing but the dataset, the teachers, the views, ``k``, ``forward_batch`` and the kind of device (and, as far
+    as a forward pass does, on the versions of PyTorch and its number of threads).
 
     Args:
-        teachers: checkpoints of ``train-teacher``, or loaded teachers; all see the very same crops.
+        teachers: checkpoints, names of pretrained weights, ``TeacherSpec``, or loaded teachers; all see the same crops.
         k: classes kept of each label, up to the number of classes.
         size: side of the crops in pixels; default what the first teacher takes.
         seed: of the views, and of the samples that ``ipc`` chooses.
@@ -102,16 +109,22 @@ def cache_labels(
         subset: label only these samples, by index in the file.
         decode_batch: samples decoded at a time; no influence on the result.
         forward_batch: samples in a teacher's forward pass, which is part of what a label depends on.
+        ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
         device: default CUDA when there is one.
+        stop: asked after each unit; a run that is to stop commits the unit in hand first.
+        ranks: the processes that share the work, unit by unit; default what torchrun says.
 
     Raises:
         InputError: an argument cannot be used. ManifestMismatchError: the store is of another run.
+        Interrupted: ``stop`` was requested.
         TeacherError: a teacher's logits have the wrong width, or are NaN or infinite (names the samples).
         ImageDecodeError: an image is broken (names the sample).
     """
-    device = pick_device(device or "auto")
+    ranks = ranks or Ranks.from_environment()
+    device = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
-    models = load_teachers(teachers, device)
+    wanted = policy.size if isinstance(policy, ViewPolicy) else size
+    models = load_teachers(teachers, device, beton, wanted, ensemble)
     size = size or models[0].model.spec.size
     if isinstance(policy, str):
         policy = ViewPolicy.from_name(policy, size, seed, flip)
@@ -119,23 +132,32 @@ def cache_labels(
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)
     infos = tuple(describe(teacher, beton, k, device, forward_batch) for teacher in models)
-    manifest = Manifest(
-        DatasetInfo(beton.num_samples, beton.num_classes, beton.fingerprint(progress)),
-        SampleInfo(len(ids), ids_digest(ids)),
-        policy,
-        Unit.for_store(views, len(ids), infos[0].codec.nbytes_per_label),
-        infos,
-    )
-    manifest.validate()
-    existing = existing_store(Path(store), manifest, views)
-    images = ImageLoader(beton, policy, decode_batch or _decode_batch(policy.size), num_workers)
-    forwards = [TeacherForward(teacher, info, device) for teacher, info in zip(models, manifest.teachers, strict=True)]
-    if dry_run:
-        return _estimate(Path(store), existing, manifest, views, ids, images, forwards)
-    target = existing or LabelStore.create(store, manifest, views, ids, beton.class_names)
-    with commit.writing(target.path):
-        commit.sweep(target.path)
-        return _label(target, images, forwards, progress)
+    with ranks.group():
+        fingerprint = ranks.agree(beton.fingerprint(progress) if ranks.first else None)
+        manifest = Manifest(
+            DatasetInfo(beton.num_samples, beton.num_classes, fingerprint),
+            (Segment(len(ids), ids_digest(ids)),),
+            policy,
+            views,
+            Unit.for_store(views, len(ids), max(info.codec.nbytes_per_label for info in infos)),
+            infos,
+        )
+        manifest.validate()
+        growth = plan_growth(Path(store), manifest, ids)
+        images = ImageLoader(beton, policy, decode_batch or decode_batch_size(policy.size), num_workers)
+        forwards = [TeacherForward(*pair, device) for pair in zip(models, manifest.teachers, strict=True)]
+        if dry_run:
+            return _estimate(Path(store), growth, ids, images, forwards)
+        with ExitStack() as held:
+            work = None
+            if ranks.first:
+                growth = held.enter_context(grown_store(Path(store), manifest, ids, beton.class_names))
+                todo = [(unit, growth.lacking(unit)) for unit in commit.addresses(growth.manifest)]
+                work = (growth.teachers, todo)
+            numbers, todo = ranks.agree(work)
+            target = growth.store if ranks.first and growth.store else LabelStore.open(store)
+            of_number = dict(zip(numbers, forwards, strict=True))
+            return _label(target, images, of_number, todo, progress, stop, ranks)
 
 
 def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, seed: int) -> NDArray[np.int64]:
@@ -154,45 +176,54 @@ def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, see
     return ids
 
 
-def _decode_batch(size: int) -> int:
+def decode_batch_size(size: int) -> int:
     """Samples per decode, so that a batch of eight views stays near 16 MB whatever the size of a crop."""
     return max(8, min(512, (16 << 20) // (DECODE_VIEWS * size * size * 3)))
 
 
-def _label(store: LabelStore, images: ImageLoader, forwards: list[TeacherForward], progress: bool) -> CacheReport:
-    todo = [(unit, _uncommitted(store, unit)) for unit in store.units()]
+def _label(
+    store: LabelStore,
+    images: ImageLoader,
+    forwards: dict[int, TeacherForward],
+    todo: list[tuple[UnitAddress, list[int]]],
+    progress: bool,
+    stop: StopRequest | None,
+    ranks: Ranks,
+) -> CacheReport:
+    """Label this rank's share of the units that lack some teachers, by number, and wait for the other ranks."""
+    open_units = [(unit, lacking) for unit, lacking in todo if lacking]
     crops = store.num_views * len(store.ids)
-    missing = sum(unit.shape[0] * unit.shape[1] for unit, lacking in todo if lacking)
-    started, done = time.monotonic(), 0
+    missing = sum(unit.shape[0] * unit.shape[1] for unit, _ in open_units)
+    share = open_units[ranks.rank :: ranks.world_size]
+    others = missing - sum(unit.shape[0] * unit.shape[1] for unit, _ in share)
+    started = time.monotonic()
     with tqdm(
-        total=crops, initial=crops - missing, desc="cache-labels", unit="crop", unit_scale=True, disable=not progress
+        total=crops - others,
+        initial=crops - missing,
+        desc="cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
+        unit="crop",
+        unit_scale=True,
+        position=ranks.local_rank,
+        disable=not progress,
     ) as bar:
-        for unit, lacking in todo:
-            if lacking:
-                label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
-                done += len(lacking)
-    return _report(store, missing, done, time.monotonic() - started)
+        for unit, lacking in share:
+            if stop is not None:
+                stop.check("what is committed is kept; give the same command again to go on")
+            label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
+    ranks.agree(None)
+    done = sum(len(lacking) for _, lacking in open_units)
+    return _report(store, list(forwards), missing, done, time.monotonic() - started)
 
 
-def _uncommitted(store: LabelStore, unit: UnitAddress) -> list[int]:
-    lacking = []
-    for teacher in range(len(store.manifest.teachers)):
-        if store.record(unit, teacher) is None:
-            lacking.append(teacher)
-        else:
-            store.check_shards(unit, teacher)
-    return lacking
-
-
-def _report(store: LabelStore, crops_done: int, units_done: int, seconds: float) -> CacheReport:
-    teachers = store.manifest.teachers
+def _report(store: LabelStore, numbers: list[int], crops_done: int, units_done: int, seconds: float) -> CacheReport:
+    teachers = [store.manifest.teachers[number] for number in numbers]
     return CacheReport(
         store=str(store.path),
         samples=len(store.ids),
         views=store.num_views,
         teachers=tuple(teacher.name for teacher in teachers),
         k=teachers[0].codec.k,
-        num_classes=store.num_classes,
+        num_classes=teachers[0].codec.num_classes,
         crops=store.num_views * len(store.ids),
         crops_done=crops_done,
         units=len(list(store.units())) * len(teachers),
@@ -204,34 +235,30 @@ def _report(store: LabelStore, crops_done: int, units_done: int, seconds: float)
 
 def _estimate(
     path: Path,
-    existing: LabelStore | None,
-    manifest: Manifest,
-    views: int,
+    growth: Growth,
     ids: NDArray[np.int64],
     images: ImageLoader,
     forwards: list[TeacherForward],
 ) -> CacheReport:
     """Label a few batches into nowhere, and extrapolate."""
     sample = ids[: 4 * forwards[0].batch]
+    views = growth.manifest.num_views
     some = range(min(views, DECODE_VIEWS))
     try_labelling(images, forwards, sample, some)  # compiles and warms up
     seconds, compressed = try_labelling(images, forwards, sample, some)
     measured, crops = len(sample) * len(some), views * len(ids)
-    missing = crops
-    if existing is not None:
-        lacking = [(unit, _uncommitted(existing, unit)) for unit in existing.units()]
-        missing = sum(unit.shape[0] * unit.shape[1] for unit, teachers in lacking if teachers)
-    units = len(list(commit.addresses(views, len(ids), manifest.unit.views, manifest.unit.samples)))
+    units = list(commit.addresses(growth.manifest))
+    missing = sum(unit.shape[0] * unit.shape[1] for unit in units if growth.lacking(unit))
     return CacheReport(
         store=str(path),
         samples=len(ids),
         views=views,
-        teachers=tuple(teacher.name for teacher in manifest.teachers),
-        k=manifest.teachers[0].codec.k,
-        num_classes=manifest.dataset.num_classes,
+        teachers=tuple(forward.info.name for forward in forwards),
+        k=forwards[0].info.codec.k,
+        num_classes=forwards[0].info.codec.num_classes,
         crops=crops,
         crops_done=0,
-        units=units * len(forwards),
+        units=len(units) * len(forwards),
         units_done=0,
         bytes_on_disk=round(compressed / measured * crops),
         seconds=seconds / measured * missing,

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,11 +23,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from fastlabel.durable import PARTIAL, fsync, write_durably
 from fastlabel.errors import StoreError
-from fastlabel.manifest import canonical_json
+from fastlabel.manifest import Manifest, canonical_json
+from fastlabel.nodes import UNITS, node_text, sealed_node
 
 ARRAYS = ("classes", "codes", "tail")
-UNITS = "units"
 RECORD_KEY = "fastlabel"
 
 
@@ -56,6 +58,7 @@ class Record:
 
     Attributes:
         manifest: digest of the manifest that the unit was made under.
+        samples: digest of the ids of its samples.
         labels: SHA-256 for each view: the bytes of classes, codes and tail, one after the other.
         boxes: SHA-256 for each view: the crop boxes, little-endian int32 [samples, 5].
     """
@@ -65,16 +68,19 @@ class Record:
     sample_start: int
     sample_stop: int
     manifest: str
+    samples: str
     labels: tuple[str, ...]
     boxes: tuple[str, ...]
 
 
-def addresses(num_views: int, num_samples: int, unit_views: int, unit_samples: int) -> Iterator[UnitAddress]:
-    """All units of a store, view group by view group."""
-    for row, view in enumerate(range(0, num_views, unit_views)):
-        for column, sample in enumerate(range(0, num_samples, unit_samples)):
-            stop = min(view + unit_views, num_views), min(sample + unit_samples, num_samples)
-            yield UnitAddress(row, column, view, stop[0], sample, stop[1])
+def addresses(manifest: Manifest) -> Iterator[UnitAddress]:
+    """All units of a store of that extent, view group by view group."""
+    unit = manifest.unit
+    for row, view in enumerate(range(0, manifest.num_views, unit.views)):
+        for rows in manifest.segments:
+            for sample in range(rows.start, rows.stop, unit.samples):
+                stop = min(view + unit.views, manifest.num_views), min(sample + unit.samples, rows.stop)
+                yield UnitAddress(row, sample // unit.samples, view, stop[0], sample, stop[1])
 
 
 def labels_digest(classes: NDArray[Any], codes: NDArray[Any], tail: NDArray[Any]) -> str:
@@ -102,13 +108,10 @@ def write_unit(root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, N
             array = group[name]
             assert isinstance(array, zarr.Array)
             array[at.view_start : at.view_stop, at.sample_start : at.sample_stop] = labels[name]
-    for name in ARRAYS:
-        shard = shard_path(root, teacher, name, at)
-        fsync(shard)
-        for folder in shard.parents:
-            fsync(folder)
-            if folder == root:
-                break
+    shards = [shard_path(root, teacher, name, at) for name in ARRAYS]
+    folders = dict.fromkeys(folder for shard in shards for folder in shard.parents if folder.is_relative_to(root))
+    for path in [*shards, *folders]:
+        fsync(path)
     _write_record(root, teacher, at, record)
 
 
@@ -124,12 +127,13 @@ def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
 def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
     path = record_path(root, teacher, at)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, json.dumps(_node(record), indent=1) + "\n")
+    write_durably(path, node_text(record_node(record)))
     fsync(path.parent.parent)
 
 
-def _node(record: Record) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}}
+def record_node(record: Record) -> dict[str, Any]:
+    """A record as the node that its file holds."""
+    return sealed_node({"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}})
 
 
 def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
@@ -139,7 +143,7 @@ def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
         node = json.loads(path.read_text())
         data = node["attributes"][RECORD_KEY]
         record = Record(**data | {"labels": tuple(map(str, data["labels"])), "boxes": tuple(map(str, data["boxes"]))})
-        whole = canonical_json(node) == canonical_json(_node(record))
+        whole = canonical_json(node) == canonical_json(record_node(record))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -168,36 +172,11 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def sweep(root: Path) -> int:
-    """Remove the temporary files that a killed writer left; how many there were."""
-    left = [path for path in root.rglob("*.partial") if path.is_file()]
+    """Remove the temporary files and folders that a killed writer left; how many there were."""
+    left = list(root.rglob(f"*{PARTIAL}"))
     for path in left:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(left)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a small file at once, and only return when it is on disk."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    fsync(path.parent)
-
-
-def fsync_tree(root: Path) -> None:
-    """Make every file and folder below ``root`` durable."""
-    for path in [root, *root.rglob("*")]:
-        fsync(path)
-
-
-def fsync(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path} vanished while it was written; is another process using this store?") from error
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -80,5 +80,5 @@ def _draw_labels(figure: Any, beton: Beton, store: LabelStore, rows: int = 4) ->
 
 def _least_certain(store: LabelStore, count: int) -> Any:
     """Samples whose labels say most: the top probability nearest to one half."""
-    top = store.plane(view=0).labels.probabilities()[0][:, 0].numpy()
+    top = store.plane(view=0)[store.ids].probabilities()[0][:, 0].numpy()
     return store.ids[np.argsort(np.abs(top - 0.5), kind="stable")[:count]]

@@ -19,7 +19,7 @@ from fastlabel.images.load import ImageBatch
 from fastlabel.labels import TopKLabels
 from fastlabel.manifest import TeacherInfo
 from fastlabel.models import Teacher
-from fastlabel.precision import full_precision
+from fastlabel.network import LabellingNetwork, is_out_of_memory
 
 
 class CanonicalBatches:
@@ -53,20 +53,50 @@ class TeacherForward:
     """One teacher, ready to label canonical batches on a device."""
 
     def __init__(self, teacher: Teacher, info: TeacherInfo, device: torch.device) -> None:
-        self._model, self._device = teacher.model.to(device).eval(), device
+        self._network, self._device = LabellingNetwork(teacher).to(device), device
         self.info, self.batch, self._codec = info, info.forward_batch, info.codec
 
     @torch.inference_mode()
     def logits(self, images_BHWC: Tensor, count: int) -> Tensor:
-        """Logits float32 [count, C] of the first ``count`` images of a canonical batch, uint8 [F, S, S, 3]."""
-        with full_precision(self._device.type):
-            logits: Tensor = self._model(images_BHWC.to(self._device).permute(0, 3, 1, 2))
-        if logits.ndim != 2 or tuple(logits.shape) != (self.batch, self._codec.num_classes):
+        """Logits float32 [count, C] of the first ``count`` images of a canonical batch, uint8 [F, S, S, 3].
+
+        Raises:
+            TeacherError: the logits have the wrong width, or the device has too little memory for the batch.
+        """
+        logits = self._forward(images_BHWC)
+        if tuple(logits.shape) != (self.batch, self._codec.num_classes):
             raise TeacherError(
                 f"teacher {self.info.name} gives logits of shape {tuple(logits.shape)}, expected "
                 f"({self.batch}, {self._codec.num_classes})"
             )
-        return logits[:count].float()
+        return logits[:count]
+
+    def _forward(self, images_BHWC: Tensor) -> Tensor:
+        for last in (False, True):
+            try:
+                logits: Tensor = self._network(images_BHWC.to(self._device).permute(0, 3, 1, 2))
+                return logits
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The same batch once more without what the allocator had set aside: the labels stay what they are.
+                # Half a batch would give other last bits.
+                if last or self._device.type != "cuda":
+                    raise TeacherError(self._too_large(images_BHWC.shape[1])) from error
+            torch.cuda.empty_cache()
+        raise AssertionError("unreachable")
+
+    def _too_large(self, size: int) -> str:
+        remedy = (
+            "no smaller batch is left: give --precision bf16, or a device with more memory"
+            if self.batch == 1
+            else f"give --forward-batch {self.batch // 2}; it is part of what a label is, so a store that was begun "
+            f"with {self.batch} cannot go on with it: choose another path, or remove that store"
+        )
+        return (
+            f"teacher {self.info.name} runs out of memory ({self._device.type}) in a forward pass of {self.batch} "
+            f"images of {size} pixels: {remedy}"
+        )
 
     def labels(self, images_BHWC: Tensor, ids: NDArray[np.int64], view: int) -> TopKLabels:
         """Labels of a canonical batch, the first ``len(ids)`` images of which are those samples.
@@ -78,8 +108,9 @@ class TeacherForward:
         bad = ids[(~torch.isfinite(logits).all(dim=1)).cpu().numpy()]
         if len(bad):
             shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+            hint = "; fp16 ends at 65,504: give --precision bf16" if self.info.precision == "fp16" else ""
             raise TeacherError(
                 f"teacher {self.info.name} gives NaN or infinite logits for {len(bad)} crops of view {view}: "
-                f"samples {shown}; nothing of this unit was stored"
+                f"samples {shown}; nothing of this unit was stored{hint}"
             )
         return self._codec.encode(logits)

@@ -29,7 +29,7 @@ def label_unit(
 
     ``advance`` is told of the crops as they are done.
     """
-    ids = store.ids[unit.sample_start : unit.sample_stop]
+    ids = store.unit_ids(unit)
     labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
     for first in range(unit.view_start, unit.view_stop, DECODE_VIEWS):
         views = range(first, min(first + DECODE_VIEWS, unit.view_stop))

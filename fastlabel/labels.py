@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastlabel.errors import InputError
 from fastlabel.kernels.decode_topk import decode_topk, topk_probabilities
-from fastlabel.kernels.label_format import check_labels
-
-Rows = slice | Tensor | np.ndarray | Sequence[int]
+from fastlabel.kernels.label_format import TAIL_MODELS, check_labels, widen
+from fastlabel.rows import Rows, as_index
+from fastlabel.sparse import SparseLabels
 
 
 def check_temperature(name: str, temperature: float) -> None:
     """Raise InputError unless the temperature is positive and finite."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"{name} is {temperature}, expected a positive finite number")
-
-
-def _as_index(rows: Rows, device: torch.device) -> slice | Tensor:
-    """Rows as torch indexes them; NumPy arrays are copied, since torch warns about read-only ones."""
-    if isinstance(rows, slice):
-        return rows
-    if isinstance(rows, Tensor):
-        index = rows.to(device)
-    elif isinstance(rows, np.ndarray | Sequence):
-        array = np.asarray(rows, dtype=None if len(rows) else np.int64)
-        if array.dtype.kind not in "iub":
-            raise InputError(f"rows have dtype {array.dtype}, expected integers or booleans")
-        index = torch.tensor(array if array.dtype == np.bool_ else array.astype(np.int64), device=device)
-    else:
-        raise InputError(
-            f"rows are {type(rows).__name__}, expected a slice or an array of rows; labels[i:i + 1] is one"
-        )
-    if index.ndim != 1:
-        raise InputError(f"rows have shape {tuple(index.shape)}, expected one dimension")
-    return index
 
 
 def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:
@@ -94,15 +74,94 @@ class TopKLabels:
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
-        index = _as_index(rows, self.device)
+        index = as_index(rows, self.device)
         return self._map(lambda tensor: _take(tensor, index))
 
-    def dense(self, temperature: float = 1.0) -> Tensor:
-        """Probabilities of all classes, float32 [B, C]; rows sum to 1 within 1e-5."""
+    def dense(self, temperature: float = 1.0, tail: str = "uniform") -> Tensor:
+        """Probabilities of all classes, float32 [B, C].
+
+        `tail` says what becomes of the classes outside the top K. "uniform": an even share of the tail's mass each;
+        rows sum to 1 within 1e-5. "renormalise": nothing, and the kept classes are divided by their sum. "zero":
+        nothing, and the kept classes stay as they are in the full distribution.
+        """
         check_temperature("temperature", temperature)
-        return decode_topk(self.classes, self.codes, self.tail, self.num_classes, temperature)
+        if tail not in TAIL_MODELS:
+            raise InputError(f"tail is {tail!r}, expected one of {', '.join(map(repr, TAIL_MODELS))}")
+        return self._decode(temperature, tail)
+
+    def _decode(self, temperature: float, tail: str) -> Tensor:
+        return decode_topk(self.classes, self.codes, self.tail, self.num_classes, temperature, tail)
 
     def probabilities(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Probabilities of the kept classes [B, K], and of each single class of the tail [B]; float32."""
         check_temperature("temperature", temperature)
         return topk_probabilities(self.codes, self.tail, self.num_classes, temperature)
+
+    def sparse(self, temperature: float = 1.0) -> SparseLabels:
+        """The same distributions as weighted classes and an even tail, to edit and mix (fastlabel.label_ops).
+
+        The temperature is applied now, while the labels still are logits: tempering comes before every edit.
+        `sparse(T).dense()` equals `dense(T)`.
+        """
+        probs_BK, tail_B = self.probabilities(temperature)
+        return SparseLabels(widen(self.classes).to(torch.int32), probs_BK, tail_B, self.num_classes)
+
+
+class PlaneLabels(TopKLabels):
+    """TopKLabels that are rows of a plane, gathered when `classes`, `codes` or `tail` are first read.
+
+    The loss and `dense` read the plane by row themselves: a batch then needs no more than its row numbers.
+
+    Attributes:
+        source: the labels of the plane.
+        rows: int64 [B], on the device of the plane.
+    """
+
+    source: TopKLabels
+    rows: Tensor
+
+    def __init__(self, source: TopKLabels, rows: Tensor) -> None:
+        if rows.dtype != torch.int64 or rows.ndim != 1:
+            raise InputError(f"rows are {rows.dtype} {tuple(rows.shape)}, expected torch.int64 [B]")
+        if rows.device != source.device:
+            raise InputError(f"rows are on {rows.device} and labels on {source.device}; move one with .to()")
+        for name, value in (("source", source), ("rows", rows), ("num_classes", source.num_classes)):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"PlaneLabels({len(self)} of {len(self.source)} labels, k={self.k}, num_classes={self.num_classes})"
+
+    @cached_property
+    def classes(self) -> Tensor:
+        return _take(self.source.classes, self.rows)
+
+    @cached_property
+    def codes(self) -> Tensor:
+        return _take(self.source.codes, self.rows)
+
+    @cached_property
+    def tail(self) -> Tensor:
+        return _take(self.source.tail, self.rows)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def k(self) -> int:
+        return self.source.k
+
+    @property
+    def device(self) -> torch.device:
+        return self.source.device
+
+    def _decode(self, temperature: float, tail: str) -> Tensor:
+        plane = self.source
+        return decode_topk(plane.classes, plane.codes, plane.tail, plane.num_classes, temperature, tail, self.rows)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TopKLabels:
+        """The same labels on another device: theirs alone, without the plane."""
+        return self if torch.device(device) == self.device else super().to(device, non_blocking)
+
+    def __getitem__(self, rows: Rows) -> TopKLabels:
+        """The labels of some rows of the batch, not yet gathered either."""
+        return PlaneLabels(self.source, self.rows[as_index(rows, self.device)])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsErr
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader
 from fastlabel.labels import TopKLabels
+from fastlabel.loader_state import Place, place_from_dict, place_to_dict
+from fastlabel.manifest import canonical_digest, ids_digest
 from fastlabel.plane import LabelPlane
+from fastlabel.prefetch import PlanePrefetcher
 from fastlabel.store import LabelStore
 from fastlabel.views import ViewPolicy, random_order, view_of_epoch
-
-KEEP_PLANES_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,17 @@ class SoftLabelLoader:
     an order given by (seed, e): the same on every machine and for any number of workers. While an epoch runs, the
     next one's labels are read.
 
+    ``state_dict()`` between two batches and ``load_state_dict()`` in another process continue with exactly the batches
+    that were left, for any number of workers or ranks.
+
+    With several ranks, every one has the same batches of ``batch_size`` in the same order, and takes its slice of each:
+    of n samples, n // world_size, and one more on the first n % world_size ranks. So all ranks together see each sample
+    once, and all have the same number of batches; of a last batch of fewer samples than ranks, some get an empty slice.
+
     Args:
         beton: the dataset file, an FFCV ``.beton``.
         store: the label store made from it, or None for images without soft labels.
-        batch_size: samples per batch.
+        batch_size: samples per batch, over all ranks together.
         device: where batches go.
         seed: of the order of samples and views.
         policy: the views, when there is no store; view number e for epoch e.
@@ -63,6 +71,8 @@ class SoftLabelLoader:
         num_workers: threads that decode images; 0 takes all cores.
         shuffle: visit the samples in random order.
         drop_last: leave out the last batch when it is smaller.
+        class_map: what ``targets`` shall say for each class of the dataset; default the class itself.
+        rank, world_size: which of how many processes this is, when several share each batch.
 
     Raises:
         ManifestMismatchError: the store was made from another dataset.
@@ -83,11 +93,20 @@ class SoftLabelLoader:
         num_workers: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
+        class_map: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.beton = Beton.open(beton)
         self.store = LabelStore.open(store) if isinstance(store, (str, os.PathLike)) else store
         self.batch_size, self.device, self.seed, self.teacher = batch_size, torch.device(device), seed, teacher
         self.shuffle, self.drop_last = shuffle, drop_last
+        self._targets = self.beton.targets if class_map is None else np.asarray(class_map, np.int64)[self.beton.targets]
+        self.rank, self.world_size = rank, world_size
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank {rank} must be 0 to {world_size - 1}: there are {world_size} of them")
+        if 1 <= batch_size < world_size:
+            raise InputError(f"a batch_size of {batch_size} leaves some of the {world_size} ranks without a sample")
         if (self.store is None) == (policy is None):
             raise InputError("give either a store, which brings its views, or a policy; not both")
         if self.store is not None:
@@ -96,46 +115,113 @@ class SoftLabelLoader:
         self.policy = self.store.views if self.store else policy
         self.ids = self._choose(indices)
         assert self.policy is not None
-        self._images = ImageLoader(self.beton, self.policy, batch_size, num_workers)
-        self._planes = _Planes(self.store, self.beton, teacher, self.device) if self.store else None
-        self._epoch = 0
+        share = len(range(rank, batch_size, world_size))
+        self._images = ImageLoader(self.beton, self.policy, share, num_workers)
+        self._planes = PlanePrefetcher(self.store, self.beton, teacher, self.device) if self.store else None
+        self._next = self._place = Place(0)
 
     @property
     def num_classes(self) -> int:
-        return self.store.num_classes if self.store else self.beton.num_classes
+        """The classes of its labels, or of the dataset where it gives none."""
+        if self.store is None:
+            return self.beton.num_classes
+        return self.store.manifest.teachers[self.teacher].codec.num_classes
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         full, rest = divmod(len(self.ids), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
 
+    def samples_in(self, batch: int) -> int:
+        """Samples in batch 0, 1, ... of an epoch, over all ranks together."""
+        return min(self.batch_size, len(self.ids) - batch * self.batch_size)
+
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration gives; without it, one follows another."""
+        """Say which epoch the next iteration gives; without it, one follows another.
+
+        After ``load_state_dict`` in the middle of this very epoch, only what was left of it comes.
+        """
         if epoch < 0:
             raise InputError(f"epoch {epoch} must not be negative")
-        self._epoch = epoch
+        if epoch != self._next.epoch:
+            self._next = Place(epoch)
+        if not self._place.running:
+            self._place = self._next
 
     def view(self, epoch: int) -> int:
         """The view that an epoch shows."""
         return view_of_epoch(epoch, self.store.num_views, self.seed) if self.store else epoch
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the latest iteration stands: how many batches of which epoch were handed out, and of which loader.
+
+        A few integers, flags and digests, fit for JSON; the same on every rank. At the end of an epoch, once the
+        iteration has ended, it stands at the beginning of the next one.
+        """
+        return place_to_dict(self._place, self._identity)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Make the next iteration give exactly the batches that were left when ``state`` was taken.
+
+        None, where the last batch had been handed out but the iteration had not ended. Later epochs follow. Nothing
+        is decoded of what was handed out.
+
+        Raises:
+            InputError: not a state of this version, or that of a loader with other data, labels, views, samples,
+                order or batches.
+        """
+        self._next = self._place = place_from_dict(state, self._identity, len(self))
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        assert self.policy is not None
+        return {
+            "seed": int(self.seed),
+            "batch_size": int(self.batch_size),
+            "shuffle": bool(self.shuffle),
+            "drop_last": bool(self.drop_last),
+            "dataset": self.beton.fingerprint(),
+            "samples": ids_digest(self.ids),
+            "policy": canonical_digest(self.policy.to_dict()),
+            "views": self.store.num_views if self.store else 0,
+            "labels": self.store.manifest.digest(self.teacher) if self.store else "",
+        }
+
     def __iter__(self) -> Iterator[Batch]:
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        ids = random_order(self.ids, self.seed, epoch) if self.shuffle else self.ids
-        if self.drop_last:
-            ids = ids[: len(self) * self.batch_size]
-        plane = None
+        place = self._place = self._next
+        self._next = Place(place.epoch + 1)
+        place.running = True
+        try:
+            yield from self._batches(place)
+        finally:
+            place.running = False
+        if self._place is place:
+            self._place = self._next
+
+    def _batches(self, place: Place) -> Iterator[Batch]:
+        """The batches of an epoch after those that ``place`` has behind it; ``place`` keeps up with them."""
+        ids = random_order(self.ids, self.seed, place.epoch) if self.shuffle else self.ids
+        ids = ids[place.batches * self.batch_size : len(self) * self.batch_size]
+        if not len(ids):
+            return
+        view, plane = self.view(place.epoch), None
         if self._planes is not None:
-            plane = self._planes.get(self.view(epoch))
-            self._planes.prefetch(self.view(epoch + 1))
-        with self._images.epoch(ids, [self.view(epoch)]) as batches:
+            plane = self._planes.get(view)
+            self._planes.prefetch(self.view(place.epoch + 1))
+        with self._images.epoch(_share(ids, self.batch_size, self.rank, self.world_size), [view]) as batches:
             for batch in batches:
+                place.batches += 1
                 yield self._batch(batch.ids, batch.images, plane)
+        if place.batches < len(self):
+            # Fewer samples than ranks were left: the ranks without one have a batch nevertheless.
+            place.batches += 1
+            size = self._images.policy.size
+            yield self._batch(ids[:0], torch.empty((0, 1, size, size, 3), dtype=torch.uint8), plane)
 
     def _batch(self, ids: NDArray[np.int64], images_BVHWC: Tensor, plane: LabelPlane | None) -> Batch:
         images = images_BVHWC[:, 0].permute(0, 3, 1, 2).to(self.device)
         index = torch.from_numpy(ids).to(self.device)
-        targets = torch.from_numpy(self.beton.targets[ids]).to(self.device)
+        targets = torch.from_numpy(self._targets[ids]).to(self.device)
         return Batch(images, plane.take(index) if plane else None, targets, index)
 
     def _choose(self, indices: ArrayLike | None) -> NDArray[np.int64]:
@@ -153,6 +239,13 @@ class SoftLabelLoader:
         return chosen
 
 
+def _share(ids: NDArray[np.int64], batch_size: int, rank: int, world_size: int) -> NDArray[np.int64]:
+    """What one rank takes of each batch of ``batch_size`` samples, one batch after another."""
+    whole = len(ids) // batch_size * batch_size
+    parts = (ids[:whole].reshape(-1, batch_size), ids[None, whole:])
+    return np.concatenate([np.array_split(part, world_size, axis=1)[rank].ravel() for part in parts])
+
+
 def check_dataset(store: LabelStore, beton: Beton) -> None:
     """ManifestMismatchError unless the store was made from this dataset file."""
     wanted = store.manifest.dataset
@@ -162,47 +255,3 @@ def check_dataset(store: LabelStore, beton: Beton) -> None:
             f"{store.path} holds labels of another dataset than {beton.path}: {wanted.num_samples} samples with the "
             f"fingerprint {wanted.fingerprint[:12]}, not {found[0]} with {found[1][:12]}"
         )
-
-
-class _Planes:
-    """Planes of one teacher, read ahead by a thread: small ones a unit at once, large ones singly.
-
-    As many are kept as fit into ``KEEP_PLANES_BYTES``, and two at least.
-    """
-
-    def __init__(self, store: LabelStore, beton: Beton, teacher: int, device: torch.device) -> None:
-        self._store, self._beton, self._teacher, self._device = store, beton, teacher, device
-        label_bytes = store.manifest.samples.count * store.manifest.teachers[teacher].codec.nbytes_per_label
-        fit = KEEP_PLANES_BYTES // max(1, label_bytes)
-        # A read has a fixed cost of some milliseconds, which a small plane alone does not earn back.
-        unit = store.manifest.unit.views
-        self._group = unit if fit >= 2 * unit else 1
-        self._keep = max(2, fit // self._group)
-        self._pending: OrderedDict[int, Future[list[LabelPlane]]] = OrderedDict()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fastlabel-planes")
-
-    def prefetch(self, view: int) -> None:
-        group = view // self._group
-        known = self._pending.get(group)
-        # A view that was not there when it was read ahead may be by now.
-        if known is None or (known.done() and known.exception() is not None):
-            self._pending[group] = self._pool.submit(self._read, group)
-        self._pending.move_to_end(group)
-        while len(self._pending) > self._keep:
-            self._pending.popitem(last=False)
-
-    def get(self, view: int) -> LabelPlane:
-        self.prefetch(view)
-        try:
-            return self._pending[view // self._group].result()[view % self._group]
-        except BaseException:
-            # The next try shall look again: a run may be labelling these views right now.
-            self._pending.pop(view // self._group, None)
-            raise
-
-    def _read(self, group: int) -> list[LabelPlane]:
-        start = group * self._group
-        views = range(start, min(start + self._group, self._store.num_views))
-        for view in views:
-            self._store.check_boxes(view, self._beton.heights, self._beton.widths, self._teacher)
-        return self._store.planes(views, self._teacher, self._device)

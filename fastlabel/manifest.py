@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.codec import TopKCodec
 from fastlabel.errors import ManifestMismatchError, StoreError
+from fastlabel.teacher_info import TeacherInfo
 from fastlabel.views import ViewPolicy
 
 FORMAT, VERSION = "fastlabel", 1
@@ -20,6 +20,7 @@ FORMAT, VERSION = "fastlabel", 1
 PIXELS = {"jpeg": "libjpeg-islow", "filter": "triangle-q14"}
 UNIT_SAMPLES, DECODE_VIEWS, MAX_UNIT_VIEWS = 65536, 8, 64
 VIEW_BYTES = 64 << 20  # of one view of a unit, before compression
+MAX_CHUNK_BYTES = 2**31 - 33  # what Blosc can compress at once
 
 
 def canonical_json(value: Any) -> str:
@@ -47,8 +48,8 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class SampleInfo:
-    """Which samples are labelled: how many, and the digest of their ids (``ids_digest``)."""
+class Segment:
+    """Samples that came into a store at one time: how many, and the digest of their ids (``ids_digest``)."""
 
     count: int
     digest: str
@@ -76,65 +77,59 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class TeacherInfo:
-    """One teacher, and everything of its forward pass that can change a label.
+class Manifest:
+    """What a store belongs to, and its extent. Immutable: growing gives it another one with the same ``shared_dict``.
 
     Attributes:
-        name: for people; ``sha256`` is what identifies the weights.
-        size: side in pixels of the images that it takes.
-        precision: "fp32", and whether CUDA may use TF32.
-        device: "cpu" or "cuda".
-        forward_batch: samples in each forward pass: a pass is not batch-invariant.
+        samples: the labelled samples, in segments; the rows of each start at a multiple of ``unit.samples``.
     """
 
-    name: str
-    arch: str
-    sha256: str
-    epoch: int
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    precision: str
-    tf32: bool
-    device: str
-    forward_batch: int
-    codec: TopKCodec
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std), "codec": self.codec.to_dict()}
-
-    def identity(self) -> dict[str, Any]:
-        """Everything but the name: the same weights under another path are the same teacher."""
-        return {key: value for key, value in self.to_dict().items() if key != "name"}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TeacherInfo:
-        values = {field.name: data[field.name] for field in fields(cls)}
-        codec = TopKCodec.from_dict(values["codec"])
-        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"]), "codec": codec})
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a store belongs to. Immutable: more views or another teacher leave the parts that exist as they are."""
-
     dataset: DatasetInfo
-    samples: SampleInfo
+    samples: tuple[Segment, ...]
     views: ViewPolicy
+    num_views: int
     unit: Unit
     teachers: tuple[TeacherInfo, ...]
 
-    def root_dict(self) -> dict[str, Any]:
-        """The part that all teachers share, as the root group's attribute ``fastlabel`` keeps it."""
+    @property
+    def num_labelled(self) -> int:
+        """Samples that the store labels."""
+        return sum(segment.count for segment in self.samples)
+
+    @property
+    def segments(self) -> tuple[range, ...]:
+        """The rows of each segment."""
+        found: list[range] = []
+        start = 0
+        for segment in self.samples:
+            found.append(range(start, start + segment.count))
+            start += -(-segment.count // self.unit.samples) * self.unit.samples
+        return tuple(found)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows up to the last one in use; between two segments there may be some that are not."""
+        return self.segments[-1].stop
+
+    def shared_dict(self) -> dict[str, Any]:
+        """What every label depends on, whatever the store's extent."""
         return {
             "format": FORMAT,
             "version": VERSION,
             "dataset": asdict(self.dataset),
-            "samples": asdict(self.samples),
             "views": self.views.to_dict(),
             "pixels": PIXELS,
             "unit": asdict(self.unit),
         }
+
+    def root_dict(self) -> dict[str, Any]:
+        """The part that is not of one teacher, as the root group's attribute ``fastlabel`` keeps it."""
+        extent = {
+            "num_views": self.num_views,
+            "num_teachers": len(self.teachers),
+            "samples": [asdict(segment) for segment in self.samples],
+        }
+        return self.shared_dict() | extent
 
     def to_dict(self) -> dict[str, Any]:
         return self.root_dict() | {"teachers": [teacher.to_dict() for teacher in self.teachers]}
@@ -146,8 +141,9 @@ class Manifest:
         try:
             manifest = cls(
                 DatasetInfo(**data["dataset"]),
-                SampleInfo(**data["samples"]),
+                tuple(Segment(**segment) for segment in data["samples"]),
                 ViewPolicy.from_dict(data["views"]),
+                data["num_views"],
                 Unit(**data["unit"]),
                 tuple(TeacherInfo.from_dict(teacher) for teacher in data["teachers"]),
             )
@@ -166,24 +162,29 @@ class Manifest:
 
     def validate(self) -> None:
         """StoreError for the first rule that is broken."""
-        counts = (self.dataset.num_samples, self.dataset.num_classes, self.samples.count, *asdict(self.unit).values())
+        counts = (self.dataset.num_samples, self.dataset.num_classes, self.num_views, *asdict(self.unit).values())
+        counts += tuple(segment.count for segment in self.samples)
         if not all(type(value) is int and value > 0 for value in counts):
             raise StoreError(f"the store's manifest has a count that is not a positive integer: {counts}")
-        if self.samples.count > self.dataset.num_samples:
-            raise StoreError(f"the store's manifest labels {self.samples.count} samples of {self.dataset.num_samples}")
+        if not 0 < self.num_labelled <= self.dataset.num_samples:
+            raise StoreError(f"the store's manifest labels {self.num_labelled} samples of {self.dataset.num_samples}")
         if not self.teachers:
             raise StoreError("the store's manifest names no teacher")
         for teacher in self.teachers:
             if teacher.forward_batch < 1:
                 raise StoreError(f"teacher {teacher.name}: forward_batch {teacher.forward_batch} must be at least 1")
-            if teacher.size != self.views.size:
+            teacher.check_classes(self.dataset.num_classes)
+            view_bytes = self.unit.samples * teacher.codec.k * teacher.codec.classes_dtype.itemsize
+            if view_bytes > MAX_CHUNK_BYTES:
                 raise StoreError(
-                    f"teacher {teacher.name} takes {teacher.size} pixels, the views have {self.views.size}"
+                    f"teacher {teacher.name}: the top {teacher.codec.k} classes of the {self.unit.samples} samples of "
+                    f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes, or use a store "
+                    "of its own for this teacher"
                 )
 
     def digest(self, teacher: int) -> str:
         """What a unit's record carries: the shared part together with this teacher's, but for its name."""
-        return canonical_digest(self.root_dict() | {"teacher": self.teachers[teacher].identity()})
+        return canonical_digest(self.shared_dict() | {"teacher": self.teachers[teacher].identity()})
 
 
 def check_version(data: Mapping[str, Any]) -> None:
@@ -197,13 +198,9 @@ def check_version(data: Mapping[str, Any]) -> None:
         )
 
 
-def check_same(path: str, found: Manifest, wanted: Manifest) -> None:
-    """ManifestMismatchError that names the first difference, unless both are the same run."""
-    old_run, new_run = (
-        manifest.root_dict() | {"teachers": [teacher.identity() for teacher in manifest.teachers]}
-        for manifest in (found, wanted)
-    )
-    difference = first_difference(old_run, new_run)
+def check_same(path: str, found: Any, wanted: Any, where: str = "") -> None:
+    """ManifestMismatchError that names the first difference of two JSON values, unless there is none."""
+    difference = first_difference(found, wanted, where)
     if difference:
         where, old, new = difference
         raise ManifestMismatchError(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastlabel.convnet import ConvNet
+from fastlabel.architectures import build_model
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.weights import read_checkpoint, weights_sha256
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_CONVNET = re.compile(r"convnet-d(\d+)(?:-w(\d+))?")
-_CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 
 
 @dataclass(frozen=True)
@@ -53,61 +50,90 @@ class ModelSpec:
 
 
 class Classifier(nn.Module):
-    """A network and its normalisation: uint8 images [B, 3, H, W] to logits [B, C], as `spec` says."""
+    """A network and its normalisation: images [B, 3, H, W] to logits [B, C], as `spec` says.
+
+    The images are uint8, or floats from 0 to 255. `net` is a network that is there already; without it `spec` is
+    built, with random weights.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, net: nn.Module | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.net = build_model(spec.arch, spec.num_classes, spec.size)
+        self.net = build_model(spec.arch, spec.num_classes, spec.size) if net is None else net
         self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32).view(3, 1, 1))
         # FFCV gives NHWC pixels: in this memory format they reach the convolutions without a copy.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits [B, C] of uint8 images."""
+        """Logits [B, C] of images of 0 to 255."""
         logits: Tensor = self.net((images_B3HW.float() / 255 - self.mean) / self.std)
         return logits
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen classifier in eval mode, with what a store records of it."""
+    """A frozen classifier in eval mode, with what a store records of it.
+
+    Attributes:
+        model: images [B, 3, H, W] of 0 to 255 to logits; its `spec` says of which size, and how many logits.
+        sha256: of the weights, normalisation included.
+        epoch: of a checkpoint of train-teacher; else None.
+        precision, tf32: how it runs (`fastlabel.precision`).
+        categories: the names of its classes, where its weights bring them.
+        class_map: for each class of the dataset the teacher's own; None where both are the same.
+        keeps_classes: labels are over all of the teacher's own classes, not over those of the dataset.
+        fixed_batch: the only batch size that it takes, if there is but one.
+        ensemble: how the logits of `members` become one teacher's; None for a single network.
+    """
 
     model: Classifier
     name: str
     sha256: str
-    epoch: int
+    epoch: int | None
+    precision: str = "fp32"
+    tf32: bool = False
+    categories: tuple[str, ...] = ()
+    class_map: tuple[int, ...] | None = None
+    keeps_classes: bool = False
+    fixed_batch: int | None = None
+    ensemble: str | None = None
+    members: tuple[Teacher, ...] = ()
 
-
-def build_model(arch: str, num_classes: int, size: int | None = None) -> nn.Module:
-    """A network by name: "convnet-d3", "convnet-d3-w64", "resnet18" or "torchvision:resnet18".
-
-    Its weights are random. `size` is the side of the square images in pixels. Raises InputError for an
-    unknown name (with near matches) and for images that the network cannot take.
-    """
-    match = _CONVNET.fullmatch(arch)
-    if match is None:
-        return _torchvision_model(arch, num_classes, size)
-    if size is None:
-        raise InputError(f"{arch} needs the size of its images in pixels")
-    return ConvNet(int(match[1]), int(match[2] or 128), num_classes, size)
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of its labels."""
+        if self.class_map is None or self.keeps_classes:
+            return self.model.spec.num_classes
+        return len(self.class_map)
 
 
 def load_teacher(path: str | Path, device: str | torch.device = "cpu") -> Teacher:
     """The classifier of a checkpoint, in eval mode on `device`. Raises TeacherError if it cannot be used."""
-    content = read_checkpoint(path)
+    teacher = teacher_of_checkpoint(path, read_checkpoint(path))
+    return replace(teacher, model=teacher.model.to(device))
+
+
+def teacher_of_checkpoint(path: str | Path, content: Mapping[str, Any], size: int | None = None) -> Teacher:
+    """The teacher of a checkpoint that was read, for images of its own size or of `size` pixels."""
+    if size is not None:
+        content = {**content, "spec": {**content["spec"], "size": size}}
     model = restore_classifier(path, content)
     run = Path(path).resolve()
     return Teacher(
-        model=model.to(device).eval().requires_grad_(False),
-        name=re.sub(r"[^A-Za-z0-9._-]+", "_", f"{run.parent.name}-{run.stem}"),
+        model=model.eval().requires_grad_(False),
+        name=plain_name(f"{run.parent.name}-{run.stem}"),
         sha256=weights_sha256(model.state_dict()),
         epoch=int(content["epoch"]),
     )
+
+
+def plain_name(text: str) -> str:
+    """A teacher's name of letters that do no harm in a path or a terminal."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -136,44 +162,3 @@ def restore_classifier(path: str | Path, content: Mapping[str, Any]) -> Classifi
         lines = str(error).splitlines()
         raise TeacherError(f"{path} does not hold the model that it describes: {' '.join(lines[:2])}") from error
     return model
-
-
-def _torchvision_model(arch: str, num_classes: int, size: int | None) -> nn.Module:
-    from torchvision import models
-
-    name = arch.removeprefix("torchvision:")
-    names = models.list_models(module=models)
-    if name not in names:
-        close = difflib.get_close_matches(name, [*names, *_CONVNET_EXAMPLES], n=4, cutoff=0.5)
-        raise InputError(
-            f"unknown model {arch!r}: {'did you mean ' + ', '.join(close) if close else 'no name is near'}? "
-            "Known are convnet-dDEPTH[-wWIDTH] and the classifiers of torchvision"
-        )
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        # Their auxiliary heads would make forward() return a tuple while training.
-        options = {"aux_logits": False, "init_weights": True}
-    if name.startswith("vit_") and size is not None:
-        options = {"image_size": size}
-    try:
-        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise _unfit(arch, size, error) from error
-    if size is not None:
-        _try_forward(arch, network, size)
-    return network
-
-
-def _try_forward(arch: str, network: nn.Module, size: int) -> None:
-    training = network.training
-    try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise _unfit(arch, size, error) from error
-    network.train(training)
-
-
-def _unfit(arch: str, size: int | None, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or ["no reason given"])[0]
-    return InputError(f"{arch} cannot take images of {size} pixels: {reason}")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
-from fastlabel.labels import TopKLabels
+from fastlabel.labels import PlaneLabels, TopKLabels
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,9 @@ class LabelPlane:
     """The labels of all samples of a store under one view: ``plane[ids]`` gives ``TopKLabels``.
 
     Attributes:
-        labels: of the store's N samples, in the order of their ids.
-        rows: int32, the row of each sample of the dataset file, -1 where it is not labelled; None where all are.
+        labels: of the store's N samples, in the order in which they came into the store.
+        rows: int32, the row of each sample of the dataset file, -1 where it is not labelled; None where all are, in
+            the order of their ids.
         num_samples: samples in the dataset file.
     """
 
@@ -33,11 +34,11 @@ class LabelPlane:
     def from_numpy(
         cls, parts: Mapping[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
     ) -> LabelPlane:
-        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to ``ids``, ascending."""
+        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to ``ids``, in any order."""
         names = ("classes", "codes", "tail")
         classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in names)
         labels = TopKLabels(classes, codes, tail, num_classes)
-        if len(ids) == num_samples:
+        if len(ids) == num_samples and bool((ids[1:] > ids[:-1]).all()):
             return cls(labels, None, num_samples)
         rows = np.full(num_samples, -1, np.int32)
         rows[ids] = np.arange(len(ids), dtype=np.int32)
@@ -74,5 +75,8 @@ class LabelPlane:
         return self.take(index)
 
     def take(self, index_B: Tensor) -> TopKLabels:
-        """As ``plane[ids]`` for int64 ids on its device that are known to be labelled: a GPU need not wait."""
-        return self.labels[index_B if self.rows is None else self.rows[index_B].to(torch.int64)]
+        """As ``plane[ids]`` for int64 ids on its device that are known to be labelled: a GPU need not wait.
+
+        Labels are gathered when they are read; the loss reads them out of the plane.
+        """
+        return PlaneLabels(self.labels, index_B if self.rows is None else self.rows[index_B].to(torch.int64))

@@ -26,7 +26,7 @@ PARAMETERS = {
     "identity": (),
 }
 ASPECTS = 256
-STREAM_ORDER, STREAM_VIEW_ORDER = 1, 2
+STREAM_ORDER, STREAM_VIEW_ORDER, STREAM_SHUFFLE = 1, 2, 3
 # Exclusive. With these, no product in the kernels leaves 64 bits.
 MAX_SEED, MAX_SAMPLE, MAX_VIEW, MAX_PARAMETER, MAX_SIDE = 2**64, 2**63, 2**32, 2**32, 2**16
 

@@ -26,6 +26,8 @@ ZERO_MASS = 0
 LARGEST_MEAN_GAP = 65534
 UNDEFINED_MEAN_GAP = 65535
 
+TAIL_MODELS = ("uniform", "renormalise", "zero")  # what becomes of the classes outside the top K: see `decode_topk`
+
 
 def classes_dtype(num_classes: int) -> torch.dtype:
     """The dtype of class ids: uint16 up to 65,536 classes, uint32 above."""
@@ -43,7 +45,8 @@ def widen(tensor: Tensor) -> Tensor:
 
 def check_temperature(name: str, temperature: float) -> None:
     """Raise ValueError unless the temperature is positive and finite."""
-    if not (math.isfinite(temperature) and temperature > 0):
+    # Comparisons alone: torch.compile follows them for a temperature that changes from call to call.
+    if not 0 < temperature < math.inf:
         raise ValueError(f"{name} is {temperature}, expected a positive finite number")
 
 
@@ -73,3 +76,27 @@ def check_labels(classes_BK: Tensor, codes_BK: Tensor, tail_B2: Tensor, num_clas
         raise ValueError(f"classes have shape {tuple(classes_BK.shape)}, expected {tuple(codes_BK.shape)} as codes")
     if classes_BK.device != codes_BK.device:
         raise ValueError(f"classes are on {classes_BK.device} and codes on {codes_BK.device}, expected one device")
+
+
+def check_tail_model(name: str, tail_model: str) -> None:
+    """Raise ValueError unless it is one of TAIL_MODELS."""
+    if tail_model not in TAIL_MODELS:
+        raise ValueError(f"{name} is {tail_model!r}, expected one of {', '.join(map(repr, TAIL_MODELS))}")
+
+
+def check_rows(rows_B: Tensor | None, codes_PK: Tensor) -> None:
+    """Raise TypeError or ValueError unless these can be rows of the labels; reads no values."""
+    if rows_B is None:
+        return
+    if rows_B.dtype != torch.int64:
+        raise TypeError(f"rows have dtype {rows_B.dtype}, expected torch.int64")
+    if rows_B.ndim != 1:
+        raise ValueError(f"rows have shape {tuple(rows_B.shape)}, expected [B]")
+    if rows_B.device != codes_PK.device:
+        raise ValueError(f"rows are on {rows_B.device} and codes on {codes_PK.device}, expected one device")
+
+
+def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """Rows of a label tensor; as signed integers, since torch indexes uint16 and uint32 only in part."""
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype)
+    return tensor.view(signed)[index].view(tensor.dtype)

@@ -43,19 +43,28 @@ def open_store(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     return root, manifest
 
 
-def check_codec(codec: dict[str, Any], k: int, num_classes: int) -> None:
+def check_codec(codec: dict[str, Any], k: int) -> None:
     constants = {"name": "topk-log8", "codes_per_nat": 8, "log_odds_per_nat": 256, "log_odds_offset": 240}
-    require(codec == {**constants, "k": k, "num_classes": num_classes}, f"unknown codec {codec}")
+    require(codec == {**constants, "k": k, "num_classes": codec["num_classes"]}, f"unknown codec {codec}")
+
+
+def json_digest(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii"))
 
 
 def manifest_digest(shared: dict[str, Any], teacher: dict[str, Any]) -> str:
-    text = json.dumps(
-        {**shared, "teacher": {key: teacher[key] for key in teacher if key != "name"}},
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
-    )
-    return sha256(text.encode("ascii"))
+    lasting = {key: shared[key] for key in shared if key not in ("num_views", "num_teachers", "samples")}
+    return json_digest({**lasting, "teacher": {key: teacher[key] for key in teacher if key != "name"}})
+
+
+def check_nodes(path: Path) -> None:
+    """Raises ValueError unless all nodes have their own digests."""
+    for file in path.rglob("zarr.json"):
+        if any(part.endswith(".partial") for part in file.parts):
+            continue
+        node = json.loads(file.read_text())
+        digest = node["attributes"].pop("node_digest")
+        require(json_digest(node) == digest, f"{file} is not as it was written")
 
 
 def dataset_fingerprint(
@@ -70,13 +79,32 @@ def dataset_fingerprint(
     )
 
 
-def read_samples(path: Path) -> NDArray[np.int64]:
+class Segment:
+    """Samples that came into the store together: their ids, and the rows that they have in the arrays."""
+
+    def __init__(self, start: int, ids: NDArray[np.int64]) -> None:
+        self.start, self.stop, self.ids = start, start + len(ids), ids
+
+
+def read_segments(path: Path) -> list[Segment]:
     root, manifest = open_store(path)
-    samples = np.asarray(root["samples"][:], np.int64)
-    require(len(samples) == manifest["samples"]["count"], f"{path} has {len(samples)} sample ids")
-    require(sha256(array_bytes(samples, "<i8")) == manifest["samples"]["digest"], f"{path} has other sample ids")
-    require(bool(np.all(np.diff(samples) > 0)), f"{path} has sample ids out of order")
-    return samples
+    segments: list[Segment] = []
+    start, unit = 0, manifest["unit"]["samples"]
+    for s, wanted in enumerate(manifest["samples"]):
+        ids = np.asarray(root[f"samples/{s}"][:], np.int64)
+        require(len(ids) == wanted["count"], f"{path} has {len(ids)} sample ids in segment {s}")
+        require(sha256(array_bytes(ids, "<i8")) == wanted["digest"], f"{path} has other sample ids in segment {s}")
+        require(bool(np.all(np.diff(ids) > 0)), f"{path} has sample ids out of order")
+        segments.append(Segment(start, ids))
+        start = -(-segments[-1].stop // unit) * unit
+    return segments
+
+
+def read_samples(path: Path) -> NDArray[np.int64]:
+    """The ids of all labelled samples, segment after segment."""
+    ids = np.concatenate([segment.ids for segment in read_segments(path)])
+    require(len(np.unique(ids)) == len(ids), f"{path} has a sample in two segments")
+    return ids
 
 
 # Units
@@ -88,45 +116,51 @@ class Plane:
     def __init__(self, path: Path, teacher: int, view: int) -> None:
         self.root, self.shared = open_store(path)
         self.path, self.teacher, self.view = path, teacher, view
-        self.samples = read_samples(path)
-        require(str(teacher) in self.root, f"{path} has no teacher {teacher}")
+        self.segments = read_segments(path)
+        self.num_views: int = self.shared["num_views"]
+        require(0 <= teacher < self.shared["num_teachers"], f"{path} has no teacher {teacher}")
         self.group = self.root[str(teacher)]
         self.manifest: dict[str, Any] = self.group.attrs["fastlabel"]
-        self.num_classes: int = self.shared["dataset"]["num_classes"]
-        self.num_views, _, self.k = self.group["classes"].shape
-        check_codec(self.manifest["codec"], self.k, self.num_classes)
+        self.k: int = self.group["classes"].shape[2]
+        check_codec(self.manifest["codec"], self.k)
+        self.num_classes: int = self.manifest["codec"]["num_classes"]
         for name, width in (("classes", self.k), ("codes", self.k), ("tail", 2)):
-            shape = (self.num_views, len(self.samples), width)
-            require(self.group[name].shape == shape, f"{path} has {name} of another shape than {shape}")
+            views, rows, found = self.group[name].shape
+            enough = views >= self.num_views and rows >= self.segments[-1].stop and found == width
+            require(enough, f"{path} has {name} of another shape than it needs")
         require(0 <= view < self.num_views, f"{path} has no view {view}")
 
-    def units(self) -> Iterable[tuple[slice, dict[str, Any]]]:
-        """The rows and the record of each unit of the view."""
+    def units(self) -> Iterable[tuple[NDArray[np.int64], dict[str, Any]]]:
+        """The sample ids and the record of each unit of the view."""
         unit_views, unit_samples = self.shared["unit"]["views"], self.shared["unit"]["samples"]
         digest = manifest_digest(self.shared, self.manifest)
         i = self.view // unit_views
-        for j in range(-(-len(self.samples) // unit_samples)):
-            name = f"{self.teacher}/units/{i}.{j}"
-            require(name in self.root, f"{self.path} has no record {name}")
-            record: dict[str, Any] = self.root[name].attrs["fastlabel"]
-            start, stop = j * unit_samples, min((j + 1) * unit_samples, len(self.samples))
-            place = [i * unit_views, min((i + 1) * unit_views, self.num_views), start, stop]
-            found = [record[key] for key in ("view_start", "view_stop", "sample_start", "sample_stop")]
-            require(found == place, f"record {name} of {self.path} is about another unit")
-            for key in ("labels", "boxes"):
-                require(len(record[key]) == place[1] - place[0], f"record {name} of {self.path} lacks {key}")
-            require(record["manifest"] == digest, f"record {name} of {self.path} was made under another manifest")
-            yield slice(start, stop), record
+        views = [i * unit_views, min((i + 1) * unit_views, self.num_views)]
+        for segment in self.segments:
+            for start in range(segment.start, segment.stop, unit_samples):
+                stop = min(start + unit_samples, segment.stop)
+                name = f"{self.teacher}/units/{i}.{start // unit_samples}"
+                require(name in self.root, f"{self.path} has no record {name}")
+                record: dict[str, Any] = self.root[name].attrs["fastlabel"]
+                found = [record[key] for key in ("view_start", "view_stop", "sample_start", "sample_stop")]
+                require(found == [*views, start, stop], f"record {name} of {self.path} is about another unit")
+                for key in ("labels", "boxes"):
+                    require(len(record[key]) == views[1] - views[0], f"record {name} of {self.path} lacks {key}")
+                require(record["manifest"] == digest, f"record {name} of {self.path} was made under another manifest")
+                ids = segment.ids[start - segment.start : stop - segment.start]
+                require(record["samples"] == sha256(array_bytes(ids, "<i8")), f"record {name} is of other samples")
+                yield ids, record
 
     def of_view(self, record: dict[str, Any], key: str) -> str:
         digest: str = record[key][self.view - record["view_start"]]
         return digest
 
-    def labels(self, rows: slice, record: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def labels(self, record: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        rows = slice(record["sample_start"], record["sample_stop"])
         classes, codes, tail = (self.group[name][self.view, rows] for name in ("classes", "codes", "tail"))
         wide = "<u4" if self.num_classes > 65536 else "<u2"
         digest = sha256(array_bytes(classes, wide), array_bytes(codes, "u1"), array_bytes(tail, "<u2"))
-        require(digest == self.of_view(record, "labels"), f"{self.path}, view {self.view}, rows {rows}: damaged labels")
+        require(digest == self.of_view(record, "labels"), f"{self.path}, view {self.view}, {rows}: damaged labels")
         return classes, codes, tail
 
 
@@ -163,12 +197,12 @@ def probabilities(
 
 
 def read_probabilities(path: Path, teacher: int, view: int, temperature: float) -> NDArray[np.float64]:
-    """The [N, C] probabilities that a teacher gave to the samples under a view; row n is that of `samples[n]`."""
+    """The [N, C] probabilities that a teacher gave under a view, row n to sample n of `read_samples`."""
     plane = Plane(path, teacher, view)
     rows = [
         probabilities(*label, plane.num_classes, temperature)
-        for unit, record in plane.units()
-        for label in zip(*(values.tolist() for values in plane.labels(unit, record)), strict=True)
+        for _, record in plane.units()
+        for label in zip(*(values.tolist() for values in plane.labels(record)), strict=True)
     ]
     return np.stack(rows)
 
@@ -248,7 +282,6 @@ def crop_box(policy: dict[str, Any], view: int, sample: int, height: int, width:
 def check_boxes(path: Path, teacher: int, view: int, heights: Sequence[int], widths: Sequence[int]) -> None:
     """Raises ValueError unless the boxes of the records follow from the view policy. Sizes are by sample index."""
     plane = Plane(path, teacher, view)
-    for rows, record in plane.units():
-        samples = plane.samples[rows].tolist()
-        boxes = [crop_box(plane.shared["views"], view, n, int(heights[n]), int(widths[n])) for n in samples]
+    for ids, record in plane.units():
+        boxes = [crop_box(plane.shared["views"], view, n, int(heights[n]), int(widths[n])) for n in ids.tolist()]
         require(sha256(array_bytes(boxes, "<i4")) == plane.of_view(record, "boxes"), f"other boxes in view {view}")

@@ -18,16 +18,50 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fastlabel"
 LEVELS = [
     {"errors"},
     {"kernels", "stopping"},
-    {"views", "codec", "labels", "label_ops", "losses"},
-    {"manifest", "plane"},
-    {"commit", "store", "images", "models", "convnet", "weights", "precision", "subset"},
-    {"forward", "labelling", "teachers", "growth", "cache", "loader", "copying", "verify", "repair", "inspection"},
+    {"rows", "sparse", "views", "codec", "labels", "label_ops", "losses", "truncation", "label_statistics"},
+    {"durable", "manifest", "teacher_info", "plane"},
+    {"nodes", "shards", "commit", "store", "images", "precision", "subset", "ranks"}
+    | {
+        "models",
+        "architectures",
+        "convnet",
+        "weights",
+        "foreign",
+        "hub",
+        "programs",
+        "teacher_sources",
+        "network",
+        "class_map",
+    },
+    {
+        "forward",
+        "labelling",
+        "teachers",
+        "growth",
+        "cache",
+        "loader",
+        "copying",
+        "verify",
+        "repair",
+        "inspection",
+        "label_survey",
+        "store_files",
+        "loader_state",
+        "prefetch",
+        "findings",
+        "metadata_checks",
+        "metadata_repair",
+        "recompute",
+        "recorded_teachers",
+        "rounding",
+        "unit_checks",
+    },
     {"train"},
-    {"studies", "demo", "figures"},
+    {"studies", "demo", "figures", "contact_sheet"},
     {""},  # fastlabel/__init__.py
     {"cli"},
 ]
-MODELS = {"models", "convnet", "weights"}
+MODELS = {"models", "architectures", "convnet", "weights", "foreign", "hub", "programs", "teacher_sources"}
 # Narrower than the levels: these may import, of ours, nothing else.
 ONLY = {
     "errors": set(),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastlabel.codec import TopKCodec
+from fastlabel.kernels.label_format import TAIL_MODELS
+from fastlabel.labels import PlaneLabels, TopKLabels
 from fastlabel.loader import SoftLabelLoader
 from fastlabel.losses import soft_cross_entropy
+from fastlabel.sparse import SparseLabels
 from fastlabel.store import LabelStore
 from tests.stores import digests, make_teacher
 
@@ -21,14 +26,108 @@ def test_codec_and_loss_agree_with_the_cpu() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, student = 4 * torch.randn(2, 41, 1271, generator=generator)
     cpu, gpu = (TopKCodec(16, 1271).encode(logits.to(device)) for device in ("cpu", "cuda"))
-    assert torch.equal(cpu.classes, gpu.classes.cpu()) and torch.equal(cpu.codes, gpu.codes.cpu())
+    for name in ("classes", "codes", "tail"):
+        assert getattr(cpu, name).tolist() == getattr(gpu, name).tolist()
     for temperature in (0.5, 1.0, 3.0):
-        torch.testing.assert_close(cpu.dense(temperature), cpu.to("cuda").dense(temperature).cpu())
+        for tail in TAIL_MODELS:
+            dense = cpu.dense(temperature, tail)
+            torch.testing.assert_close(dense, cpu.to("cuda").dense(temperature, tail).cpu(), rtol=1e-5, atol=1e-7)
         losses = [
             soft_cross_entropy(student.to(labels.device), labels, temperature, reduction="none").cpu()
             for labels in (cpu, cpu.to("cuda"))
         ]
         torch.testing.assert_close(*losses)
+
+
+def loss_and_gradient(logits: Tensor, labels: TopKLabels | SparseLabels, **options: Any) -> tuple[Tensor, Tensor]:
+    """Per-sample losses and the gradient of their sum, on the CPU."""
+    leaf = logits.clone().requires_grad_()
+    losses = soft_cross_entropy(leaf, labels, reduction="none", **options)
+    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    assert gradient.dtype == logits.dtype
+    return losses.detach().cpu(), gradient.cpu()
+
+
+@pytest.mark.parametrize("num_classes", [41, 1271, 21841, 70001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_loss_agrees_with_the_cpu_in_all_its_forms(num_classes: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plane = TopKCodec(16, num_classes).encode(4 * torch.randn(50, num_classes, generator=generator))
+    rows, targets = torch.randperm(50, generator=generator)[:41], torch.arange(41)
+    mix, weight = torch.rand(2, 41, generator=generator)
+    logits = (3 * torch.randn(41, num_classes, generator=generator)).to(dtype)
+    logits[:, 1:3] = -torch.inf if dtype == torch.float64 else -3e4
+    batch = PlaneLabels(plane, rows)
+    sparse = batch.sparse(2.0)
+    tolerance = {"rtol": 1e-5, "atol": 2**-8 if dtype == torch.bfloat16 else 2**-11 if dtype == torch.float16 else 1e-6}
+    for labels, options in (
+        (batch, {"label_temperature": 3.0, "student_temperature": 2.0}),
+        (sparse, {"targets": targets, "target_weight": weight, "divergence": "kl"}),
+        (batch, {"second": batch[range(40, -1, -1)], "mix": mix, "targets": targets, "target_weight": weight}),
+    ):
+        on_gpu = {name: value.to("cuda") if isinstance(value, Tensor) else value for name, value in options.items()}
+        there: TopKLabels | SparseLabels = labels.to("cuda")
+        if isinstance(labels, PlaneLabels):
+            there = PlaneLabels(plane.to("cuda"), rows.to("cuda"))
+        if "second" in options:
+            assert isinstance(there, PlaneLabels)
+            on_gpu["second"] = PlaneLabels(there.source, there.rows.flip(0))
+        (loss, gradient), (expected, expected_gradient) = (
+            loss_and_gradient(logits.to("cuda"), there, **on_gpu),
+            loss_and_gradient(logits, labels, **options),
+        )
+        torch.testing.assert_close(loss, expected, rtol=2e-5, atol=1e-5)
+        torch.testing.assert_close(gradient.double(), expected_gradient.double(), **tolerance)
+
+
+def test_loss_on_a_gpu_is_the_same_each_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = TopKCodec(64, 1000).encode(torch.randn(256, 1000, generator=generator)).to("cuda")
+    logits = torch.randn(256, 1000, generator=generator).to("cuda", torch.bfloat16)
+    options = {"second": labels[range(255, -1, -1)], "mix": 0.3, "targets": torch.arange(256, device="cuda")}
+    results = [loss_and_gradient(logits, labels, **options, target_weight=0.1) for _ in range(5)]
+    assert all(torch.equal(a, b) for result in results for a, b in zip(result, results[0], strict=True))
+
+
+def test_more_classes_than_the_kernels_hold_and_ids_out_of_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = TopKCodec(2000, 2000).encode(torch.randn(7, 2000, generator=generator))
+    logits = torch.randn(7, 2000, generator=generator)
+    for found, expected in zip(
+        loss_and_gradient(logits.to("cuda"), labels.to("cuda")), loss_and_gradient(logits, labels), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    there = TopKCodec(16, 2000).encode(logits).to("cuda")
+    outside = PlaneLabels(there, torch.tensor([0, 7, -1], device="cuda"))
+    assert loss_and_gradient(logits[:3].to("cuda"), outside)[0].isnan().tolist() == [False, True, True]
+
+
+def test_loss_under_torch_compile_on_cuda() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = TopKCodec(16, 1000).encode(torch.randn(64, 1000, generator=generator)).to("cuda")
+    logits = torch.randn(64, 1000, generator=generator).to("cuda")
+
+    def step(x: Tensor) -> Tensor:
+        return soft_cross_entropy(2 * x, labels, label_temperature=2.0)
+
+    leaves = [logits.clone().requires_grad_() for _ in range(2)]
+    losses = [
+        function(leaf) for function, leaf in zip((step, torch.compile(step, fullgraph=True)), leaves, strict=True)
+    ]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, leaf)[0] for loss, leaf in zip(losses, leaves, strict=True)))
+
+
+def test_loss_takes_no_memory_beyond_logits_and_gradient() -> None:
+    B, C = 1024, 21841
+    labels = TopKCodec(16, C).encode(torch.randn(B, C)).to("cuda")
+    logits = torch.randn(B, C, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    soft_cross_entropy(logits, labels).backward()
+    logits.grad = None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    soft_cross_entropy(logits, labels).backward()
+    assert torch.cuda.max_memory_allocated() - before < B * C * 2 + (1 << 20)
 
 
 def test_labelling_on_cuda_is_repeatable_and_near_the_cpus(photos: Path, make_store: Callable[..., Path]) -> None:

@@ -81,6 +81,15 @@ def test_probabilities_agree_with_dense(labels):
     torch.testing.assert_close(dense.gather(1, labels.classes.to(torch.int64)), probs_BK, rtol=1e-6, atol=1e-7)
 
 
+def test_tails_of_dense(labels):
+    kept = torch.zeros_like(labels.dense(), dtype=torch.bool).scatter_(1, labels.classes.to(torch.int64), True)
+    uniform, renormalised, zeroed = (labels.dense(2.0, tail) for tail in ("uniform", "renormalise", "zero"))
+    assert torch.equal(zeroed, uniform.where(kept, 0.0))
+    torch.testing.assert_close(renormalised, zeroed / zeroed.sum(1, keepdim=True))
+    with pytest.raises(InputError, match="tail is 'none', expected one of 'uniform', 'renormalise', 'zero'"):
+        labels.dense(tail="none")
+
+
 def test_temperature_is_checked(labels):
     for temperature in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InputError, match="temperature is"):

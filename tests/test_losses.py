@@ -1,4 +1,4 @@
-"""The public soft cross-entropy: the op on TopKLabels, and its error messages."""
+"""The public soft cross-entropy: both forms of labels, planes, mixtures, torch.compile, and its error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from fastlabel.codec import TopKCodec
 from fastlabel.errors import InputError
+from fastlabel.labels import PlaneLabels
 from fastlabel.losses import soft_cross_entropy
+from fastlabel.sparse import SparseLabels
 
 
 @pytest.fixture
@@ -28,6 +30,49 @@ def test_equals_cross_entropy_against_dense(labels, logits):
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_sparse_labels_equal_their_dense_form(labels, logits):
+    sparse = labels.sparse(2.0)
+    loss = soft_cross_entropy(logits, sparse, student_temperature=3.0)
+    torch.testing.assert_close(loss, soft_cross_entropy(logits, labels, 2.0, 3.0), rtol=1e-6, atol=1e-6)
+    half = SparseLabels(sparse.classes, sparse.probs / 2, torch.zeros_like(sparse.rest), 10)  # rows do not sum to 1
+    expected = -(half.dense().double() * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(soft_cross_entropy(logits, half, reduction="none"), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_mixture_of_all_parts(labels, logits):
+    second, targets, weight = labels[range(40, -1, -1)], torch.arange(41) % 10, torch.linspace(0, 1, 41)
+    soft = 0.3 * labels.dense(2.0) + 0.7 * second.dense(2.0)
+    dense = (1 - weight[:, None]) * soft + weight[:, None] * F.one_hot(targets, 10)
+    options = {"targets": targets, "target_weight": weight, "second": second, "mix": 0.3}
+    for mix in (0.3, torch.tensor(0.3), torch.full((41,), 0.3)):
+        loss = soft_cross_entropy(logits, labels, 2.0, **options | {"mix": mix})
+        torch.testing.assert_close(loss, F.cross_entropy(logits, dense.double()), rtol=1e-6, atol=1e-6)
+    kl = soft_cross_entropy(logits, labels, 2.0, **options, divergence="kl")
+    expected = F.kl_div(logits.log_softmax(1), dense.double(), reduction="batchmean")
+    torch.testing.assert_close(kl, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_hintons_distillation(labels, logits):
+    logits = logits.requires_grad_()
+    T = 4.0
+    loss = soft_cross_entropy(logits, labels, T, T, temperature_squared=True, divergence="kl")
+    soft = F.log_softmax(logits / T, dim=1)
+    expected = F.kl_div(soft, labels.dense(T).double(), reduction="batchmean") * T * T
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_of_a_plane_are_not_gathered(labels, logits):
+    rows = torch.randperm(41, generator=torch.Generator().manual_seed(2))
+    batch, second = PlaneLabels(labels, rows), PlaneLabels(labels, rows.flip(0))
+    loss = soft_cross_entropy(logits, batch, second=second, mix=0.4)
+    assert not {"classes", "codes", "tail"} & (vars(batch).keys() | vars(second).keys())
+    expected = soft_cross_entropy(logits, labels[rows], second=labels[rows.flip(0)], mix=0.4)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
+    torch.testing.assert_close(batch.dense(2.0), labels[rows].dense(2.0), rtol=0, atol=0)
+
+
 def test_one_loss_per_row(labels, logits):
     losses = soft_cross_entropy(logits, labels, reduction="none")
     assert losses.shape == (41,)
@@ -45,16 +90,51 @@ def test_a_student_learns_the_label(labels):
     torch.testing.assert_close(logits.detach().softmax(1), labels.dense(), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_under_torch_compile(labels, logits, backend):
+    x = logits.float()
+    rows = torch.arange(41)
+    cases = [
+        (labels, {"label_temperature": 2.0, "student_temperature": 1.5}),
+        (PlaneLabels(labels, rows), {"second": PlaneLabels(labels, rows.flip(0)), "mix": 0.4, "divergence": "kl"}),
+        (labels.sparse(), {"targets": rows % 10, "target_weight": torch.linspace(0, 1, 41), "reduction": "sum"}),
+    ]
+    for soft, options in cases[:1] if backend == "inductor" else cases:
+
+        def step(x, soft=soft, options=options):
+            return soft_cross_entropy(x * 2, soft, **options)
+
+        compiled = torch.compile(step, fullgraph=True, backend=backend)
+        results = []
+        for function in (step, compiled):
+            leaf = x.clone().requires_grad_()
+            loss = function(leaf)
+            results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
 def test_wrong_arguments(labels, logits):
-    with pytest.raises(InputError, match=r"shape \(40, 10\), expected \(41, 10\)"):
-        soft_cross_entropy(logits[1:], labels)
-    with pytest.raises(InputError, match=r"shape \(41, 9\), expected \(41, 10\)"):
-        soft_cross_entropy(logits[:, 1:], labels)
-    with pytest.raises(InputError, match="on meta and labels on cpu"):
-        soft_cross_entropy(logits.to("meta"), labels)
-    with pytest.raises(InputError, match="label_temperature is 0"):
-        soft_cross_entropy(logits, labels, label_temperature=0)
-    with pytest.raises(InputError, match="student_temperature is -1"):
-        soft_cross_entropy(logits, labels, student_temperature=-1)
-    with pytest.raises(InputError, match="reduction is 'avg'"):
-        soft_cross_entropy(logits, labels, reduction="avg")
+    def refused(match, *args, **options):
+        with pytest.raises(InputError, match=match):
+            soft_cross_entropy(*args, **options)
+
+    refused(r"shape \(40, 10\), expected \(41, 10\)", logits[1:], labels)
+    refused(r"shape \(41, 9\), expected \(41, 10\)", logits[:, 1:], labels)
+    refused("on meta and labels on cpu", logits.to("meta"), labels)
+    refused("label_temperature is 0", logits, labels, label_temperature=0)
+    refused("student_temperature is -1", logits, labels, student_temperature=-1)
+    refused("reduction is 'avg'", logits, labels, reduction="avg")
+    refused("divergence is 'js'", logits, labels, divergence="js")
+    refused("label_temperature is 2.0, expected 1", logits, labels.sparse(), 2.0)
+    refused("labels are TopKLabels and second SparseLabels", logits, labels, second=labels.sparse(), mix=0.5)
+    refused(r"expected \(40, 10\) as second", logits, labels, second=labels[1:], mix=0.5)
+    refused("expected both second and mix", logits, labels, mix=0.5)
+    refused("mix is 1.5, expected 0 to 1", logits, labels, second=labels, mix=1.5)
+    refused("expected both targets and target_weight", logits, labels, targets=torch.zeros(41).long())
+    targets = (torch.arange(41) - 30).clamp(min=0)
+    refused("1 targets are outside of 0 to 9", logits, labels, targets=targets, target_weight=1.0)
+    weight = torch.rand(41, requires_grad=True)
+    refused("mix requires a gradient, which only logits get", logits, labels, second=labels, mix=weight)
+    sparse = labels.sparse()
+    sparse.probs.requires_grad_()
+    refused("labels require a gradient, which only logits get", logits, sparse)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
+from fastlabel.train.group import Group
 from fastlabel.train.objectives import Batch
 
 CACHE_LIMIT_BYTES = 256 * 2**20
@@ -17,38 +18,48 @@ CACHE_LIMIT_BYTES = 256 * 2**20
 class Evaluator:
     """Evaluates on the same images again and again; images of up to 256 MiB in all are decoded only once.
 
-    `batches` gives the whole set each time that it is iterated.
+    `batches` gives the whole set each time that it is iterated, or this rank's share where `group` has several.
     """
 
-    def __init__(self, batches: Iterable[Batch], device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, batches: Iterable[Batch], device: str | torch.device = "cpu", group: Group | None = None
+    ) -> None:
         self._batches = batches
         self._device = torch.device(device)
+        self._group = group or Group()
         self._cache: list[tuple[Tensor, Tensor]] | None = None
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """`val_loss` in nats, `val_accuracy` (top-1) and `val_top5` as shares of 1."""
+    def __call__(self, model: nn.Module, between: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """`val_loss` in nats, `val_accuracy` (top-1) and `val_top5` as shares of 1.
+
+        `between` is called after each batch, and may raise to end it.
+        """
         training = model.training
         model.eval()
         try:
-            return self._evaluate(model)
+            return self._evaluate(model, between)
         finally:
             model.train(training)
 
-    @torch.inference_mode()
-    def _evaluate(self, model: nn.Module) -> dict[str, float]:
-        sums = torch.zeros(3, dtype=torch.float64)
-        count = 0
+    def _evaluate(self, model: nn.Module, between: Callable[[], None]) -> dict[str, float]:
+        sums = torch.zeros(4, dtype=torch.float64)
         for images, targets in self._images():
-            targets = targets.to(self._device)
-            logits_BC = model(images.to(self._device)).float()
-            top = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices == targets[:, None]
-            losses = F.cross_entropy(logits_BC, targets, reduction="none")
-            sums += torch.stack([losses.double().sum(), top[:, 0].sum().double(), top.sum().double()]).cpu()
-            count += len(targets)
+            if len(targets):
+                sums += self._sums(model, images.to(self._device), targets.to(self._device))
+            between()
+        loss, top1, top5, count = self._group.sum(sums.tolist())
         if count == 0:
             raise InputError("there are no images to evaluate on")
-        loss, top1, top5 = (sums / count).tolist()
-        return {"val_loss": loss, "val_accuracy": top1, "val_top5": top5}
+        return {"val_loss": loss / count, "val_accuracy": top1 / count, "val_top5": top5 / count}
+
+    @torch.inference_mode()
+    def _sums(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Of one batch: losses, hits, hits among the five best, and images; float64 [4] on the CPU."""
+        logits_BC = model(images).float()
+        top = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices == targets[:, None]
+        losses = F.cross_entropy(logits_BC, targets, reduction="none")
+        sums = [losses.double().sum(), top[:, 0].sum().double(), top.sum().double()]
+        return torch.tensor([*torch.stack(sums).tolist(), len(targets)], dtype=torch.float64)
 
     def _images(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._cache is not None:

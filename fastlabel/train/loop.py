@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fastlabel.errors import FastlabelError, InputError
+from fastlabel.errors import InputError
 from fastlabel.models import Classifier
+from fastlabel.stopping import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
+from fastlabel.train.group import Group, lost_ranks
 from fastlabel.train.objectives import Batch, PerSampleLoss
 from fastlabel.train.recipes import Recipe, set_lr
 from fastlabel.train.run import Run
+from fastlabel.train.snapshot import restore_rank, snapshot
+from fastlabel.train.tally import Tally
 
 SECONDS_BETWEEN_SAVES = 60.0
-STEPS_BETWEEN_CHECKS = 50
+SHARE_OF_SAVES = 0.05  # of the time, at most, where a save takes long
 _TIMINGS = ("seconds", "images_per_second")
 
 
 class EpochLoader(Protocol):
-    """A loader whose batches are a function of its seed and the epoch set."""
+    """A loader whose batches are a function of its seed and the epoch set, and which can go on from its state."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
+    def samples_in(self, batch: int) -> int: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Evaluate(Protocol):
+    """Metrics of a model; calls `between` now and then, which may raise."""
+
+    def __call__(self, model: Classifier, between: Callable[[], None]) -> dict[str, float]: ...
 
 
 class Reporter(Protocol):
     """Who wants to know how a run goes on."""
 
-    def start(self, epoch: int, epochs: int, steps_per_epoch: int) -> None:
-        """Training goes on after `epoch` epochs (0 for a new run)."""
+    def start(self, step: int, epochs: int, steps_per_epoch: int) -> None:
+        """Training goes on after `step` steps (0 for a new run)."""
 
     def step(self, images: int) -> None:
         """One more batch of `images` images is done."""
@@ -46,23 +61,26 @@ class Reporter(Protocol):
 
 @dataclass
 class Trainer:
-    """Trains `model` on `loader` inside `run`, continuing after the last epoch saved there.
+    """Trains `model` on `loader` inside `run`, continuing after the last step saved there.
 
     `keep_every` n keeps the checkpoints of every n-th epoch and of the initialisation (0: of the last epoch
-    alone); `eval_every` n evaluates every n-th epoch and the last one.
+    alone); `eval_every` n evaluates every n-th epoch and the last one. With several ranks in `group`, each runs one
+    Trainer, and the gradient of a step is that of the whole batch.
     """
 
     model: Classifier
     loader: EpochLoader
     loss: PerSampleLoss
-    evaluate: Callable[[Classifier], dict[str, float]]
+    evaluate: Evaluate
     recipe: Recipe
     run: Run
     device: torch.device
     keep_every: int = 1
     eval_every: int = 1
     reporter: Reporter | None = None
+    group: Group = field(default_factory=Group)
     optimizer: torch.optim.Optimizer = field(init=False)
+    network: torch.nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
         if self.keep_every < 0 or self.eval_every < 1:
@@ -73,134 +91,128 @@ class Trainer:
             raise InputError(f"amp trains in bfloat16 on CUDA devices: leave it off on {self.device}")
         self.model.to(self.device)
         self.optimizer = self.recipe.make_optimizer(self.model.parameters())
-        self._saved_at = time.monotonic()
+        self._saved_at, self._pause = time.monotonic(), SECONDS_BETWEEN_SAVES
+        self._stop = StopRequest()
 
     def fit(self, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the last epoch; the metrics of every epoch.
 
         Raises InputError when the folder of the run holds anything else than, with `resume`, this run;
-        FastlabelError when the loss stops being finite.
+        FastlabelError when the loss stops being finite, or another rank fails; Interrupted, with everything up to
+        the step in hand saved, after a SIGINT or SIGTERM.
         """
-        self.run.begin(resume)
-        start = self._restore()
-        if self.reporter is not None:
-            self.reporter.start(start, self.recipe.epochs, len(self.loader))
-        for epoch in range(start + 1, self.recipe.epochs + 1):
-            metrics = self._train_epoch(epoch)
-            if self._due(epoch, self.eval_every):
-                metrics |= self.evaluate(self.model)
-            self.run.append(metrics)
-            self._save(epoch, metrics)
+        last = self.group.on_first(partial(self.run.begin, resume))
+        with _stop_requests() as self._stop:
+            tally = self._restore(last)
+            self.network = self.group.wrap(self.model)
             if self.reporter is not None:
-                self.reporter.epoch(metrics)
-        return self.run.metrics()
+                done = (tally.epoch - 1) * len(self.loader) + tally.steps
+                self.reporter.start(done, self.recipe.epochs, len(self.loader))
+            for epoch in range(tally.epoch, self.recipe.epochs + 1):
+                self._run_epoch(tally if epoch == tally.epoch else Tally(epoch))
+        return self.group.on_first(self.run.metrics)
+
+    def _run_epoch(self, tally: Tally) -> None:
+        self._train_epoch(tally)
+        # The rate of the last step, which an earlier process may have made.
+        lr = self.recipe.lr_at(tally.epoch * len(self.loader) - 1, len(self.loader))
+        metrics = {"epoch": tally.epoch, **tally.metrics(self.group), "lr": lr}
+        if self._due(tally.epoch, self.eval_every):
+            self.group.share_buffers(self.model)
+            metrics |= self.evaluate(self.model, partial(self._between, tally))
+        if self.group.first:
+            self.run.append(metrics)
+        self._save_epoch(tally.epoch, metrics)
+        if self.reporter is not None:
+            self.reporter.epoch(metrics)
 
     def _due(self, epoch: int, every: int) -> bool:
         return epoch == self.recipe.epochs or (every > 0 and epoch % every == 0)
 
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        began = time.perf_counter()
+    def _train_epoch(self, tally: Tally) -> None:
+        if tally.steps == len(self.loader):
+            return  # interrupted while it was evaluated
         self.model.train()
-        self.loader.set_epoch(epoch - 1)
-        tally = Tally(epoch)
-        for step, batch in enumerate(self.loader):
-            lr = self.recipe.lr_at((epoch - 1) * len(self.loader) + step, len(self.loader))
-            losses_B, logits_BC = self._step(batch, lr)
+        self.loader.set_epoch(tally.epoch - 1)
+        for batch in self.loader:
+            losses_B, logits_BC = self._step(batch, tally)
             tally.add(losses_B, logits_BC, batch.targets)
             if self.reporter is not None:
-                self.reporter.step(len(batch.targets))
-        metrics = tally.metrics()
-        seconds = time.perf_counter() - began
-        timings = dict(zip(_TIMINGS, (round(seconds, 4), round(tally.images / seconds, 1)), strict=True))
-        return {"epoch": epoch, **metrics, "lr": lr, **timings}
+                self.reporter.step(self.loader.samples_in(tally.steps - 1))
+            self._between(tally)
 
-    def _step(self, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
-        set_lr(self.optimizer, lr)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.amp):
-            logits_BC = self.model(batch.images)
-        logits_BC = logits_BC.float()
-        losses_B = self.loss(logits_BC, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses_B.mean().backward()
+    def _step(self, batch: Batch, tally: Tally) -> tuple[Tensor, Tensor]:
+        set_lr(self.optimizer, self.recipe.lr_at((tally.epoch - 1) * len(self.loader) + tally.steps, len(self.loader)))
+        # A rank without a sample of this batch takes part with one of no weight.
+        empty = not len(batch.targets)
+        images = batch.images.new_zeros((1, *batch.images.shape[1:])) if empty else batch.images
+        with lost_ranks():
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.amp):
+                logits_BC = self.network(images)
+            logits_BC = logits_BC.float()
+            losses_B = logits_BC.sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            self._mean(losses_B, tally.steps).backward()
         self.optimizer.step()
-        return losses_B.detach(), logits_BC.detach()
+        taken = len(batch.targets)
+        return losses_B.detach()[:taken], logits_BC.detach()[:taken]
 
-    def _save(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+    def _mean(self, losses_B: Tensor, step: int) -> Tensor:
+        """What makes the gradient, averaged over the ranks, that of the mean over the whole batch."""
+        if self.group.size == 1:
+            return losses_B.mean()
+        return losses_B.sum() * (self.group.size / self.loader.samples_in(step))
+
+    def _between(self, tally: Tally) -> None:
+        """Between two steps: save when it is time, stop when that was asked for, on all ranks alike."""
+        due = self.group.first and time.monotonic() - self._saved_at > self._pause
+        signum, save = self.group.largest(self._stop.signum or 0, int(due))
+        if signum or save:
+            self._save(tally.epoch - 1, {}, tally)
+        if signum:
+            self._stop.signum = signum
+            self._stop.check(
+                f"saved after step {tally.steps} of epoch {tally.epoch} in {self.run.path}; "
+                "go on with the same command and --resume"
+            )
+
+    def _save_epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         # Timings differ from run to run; without them the same training gives the same bytes.
         metrics = {name: value for name, value in metrics.items() if name not in _TIMINGS}
         kept = self._due(epoch, self.keep_every)
-        if kept:
+        if kept and self.group.first:
             save_checkpoint(epoch_path(self.run.path, epoch), self.model, epoch=epoch, metrics=metrics)
-        if kept or self._due(epoch, self.eval_every) or time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
-            extra = {"optimizer": self.optimizer.state_dict(), "rng": _rng_state(self.device)}
+        due = self.group.first and time.monotonic() - self._saved_at > self._pause
+        if kept or self._due(epoch, self.eval_every) or self.group.largest(int(due))[0]:
+            self._save(epoch, metrics, None)
+
+    def _save(self, epoch: int, metrics: Mapping[str, Any], tally: Tally | None) -> None:
+        """Write last.pt, `epoch` epochs done and `tally` of the one begun."""
+        began = time.monotonic()
+        ranks = self.group.gather(snapshot(self.device, tally))
+        if self.group.first:
+            extra = {"optimizer": self.optimizer.state_dict(), "loader": self.loader.state_dict(), "ranks": ranks}
             extra["config"] = dict(self.run.identity)
             save_checkpoint(self.run.path / "last.pt", self.model, epoch=epoch, metrics=metrics, extra=extra)
-            self._saved_at = time.monotonic()
+        self._saved_at = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_SAVES, (self._saved_at - began) / SHARE_OF_SAVES)
 
-    def _restore(self) -> int:
-        """Take up the last state saved; the number of epochs it has behind it."""
-        last = self.run.last()
+    def _restore(self, last: dict[str, Any] | None) -> Tally:
+        """Take up the last state saved; the tally of the epoch to go on with."""
         if last is None:
-            self.run.rewind(0)
-            if self.keep_every:
+            if self.keep_every and self.group.first:
                 save_checkpoint(epoch_path(self.run.path, 0), self.model, epoch=0, metrics={})
-            return 0
+            return Tally(1)
         self.model.load_state_dict(last["state"])
         self.optimizer.load_state_dict(last["optimizer"])
-        _set_rng_state(last["rng"], self.device)
-        self.run.rewind(last["epoch"])
-        return int(last["epoch"])
+        self.loader.load_state_dict(last["loader"])
+        tally = Tally(last["epoch"] + 1)
+        restore_rank(last["ranks"], self.group, tally)
+        return tally
 
 
-class Tally:
-    """Sums of losses and hits over an epoch, kept on the device so that a GPU need not wait at each step."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.images = 0
-        self._steps = 0
-        self._loss_sum = 0.0
-        self._hits = 0
-        self._open: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, losses_B: Tensor, logits_BC: Tensor, targets_B: Tensor) -> None:
-        """Count one batch. Raises FastlabelError, within 50 steps, when a loss is not finite."""
-        self.images += len(losses_B)
-        self._open.append((losses_B.double().sum(), (logits_BC.argmax(dim=1) == targets_B).sum()))
-        if len(self._open) == STEPS_BETWEEN_CHECKS:
-            self._settle()
-
-    def metrics(self) -> dict[str, float]:
-        """`train_loss` in nats and `train_accuracy` as a share of 1, of each crop when it was trained on."""
-        self._settle()
-        if self.images == 0:
-            raise InputError(f"epoch {self.epoch} had no images to train on")
-        return {"train_loss": self._loss_sum / self.images, "train_accuracy": self._hits / self.images}
-
-    def _settle(self) -> None:
-        if not self._open:
-            return
-        losses = torch.stack([loss for loss, _ in self._open]).tolist()
-        for offset, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                raise FastlabelError(
-                    f"the loss became {loss} in epoch {self.epoch}, step {self._steps + offset + 1}: "
-                    "try a lower learning rate, or a warmup"
-                )
-        self._loss_sum += sum(losses)
-        self._hits += int(torch.stack([hits for _, hits in self._open]).sum())
-        self._steps += len(self._open)
-        self._open.clear()
-
-
-def _rng_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_rng_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+def _stop_requests() -> AbstractContextManager[StopRequest]:
+    # Python handles signals in its main thread only: training in another one cannot be told.
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext(StopRequest())
+    return stop_requests("finishing the step in hand; once more interrupts at once")

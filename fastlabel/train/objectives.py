@@ -7,12 +7,11 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlabel.errors import InputError
 from fastlabel.labels import TopKLabels, check_temperature
 from fastlabel.losses import soft_cross_entropy
-from fastlabel.models import Classifier
 from fastlabel.precision import full_precision
 
 
@@ -55,7 +54,7 @@ def cached_loss(label_temperature: float = 1.0, student_temperature: float = 1.0
     return per_sample_loss
 
 
-def online_loss(teacher: Classifier, label_temperature: float = 1.0, student_temperature: float = 1.0) -> PerSampleLoss:
+def online_loss(teacher: nn.Module, label_temperature: float = 1.0, student_temperature: float = 1.0) -> PerSampleLoss:
     """Cross entropy with the teacher's output on the images of the batch: the oracle of `cached_loss`."""
     check_temperature("label_temperature", label_temperature)
     check_temperature("student_temperature", student_temperature)

@@ -12,6 +12,8 @@ from fastlabel.errors import InputError
 from fastlabel.manifest import first_difference
 from fastlabel.train.checkpoint import read_checkpoint, write_atomically
 
+STATE = ("optimizer", "loader", "ranks")  # what last.pt holds besides a checkpoint
+
 
 @dataclass(frozen=True)
 class Run:
@@ -21,20 +23,28 @@ class Run:
     identity: Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def begin(self, resume: bool) -> None:
-        """Create the folder, or continue in it with `resume`; config.json keeps identity and arguments.
+    def begin(self, resume: bool) -> dict[str, Any] | None:
+        """Create the folder, or continue in it with `resume`: the state to go on from, if there is one.
 
-        Raises InputError, with nothing touched, when it holds anything and `resume` is off, or another run.
+        config.json keeps identity and arguments; metrics after that state are forgotten, a resumed run writes them
+        again. Raises InputError, with nothing touched, when it holds anything and `resume` is off, or another run.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: a run needs a folder")
-        # A partial file is what a killed run left of its very first one.
-        if self.path.is_dir() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
+        # A partial file is what a killed run left.
+        partial = list(self.path.glob(".*.partial")) if self.path.is_dir() else []
+        if self.path.is_dir() and set(self.path.iterdir()) - set(partial):
             self._check_same(resume)
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        config = {"run": self.identity, "arguments": self.arguments}
-        write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+            last = self._last()
+            self._rewind(last["epoch"] if last else 0)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            config = {"run": self.identity, "arguments": self.arguments}
+            write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+            last = None
+        for path in partial:
+            path.unlink(missing_ok=True)
+        return last
 
     def _check_same(self, resume: bool) -> None:
         try:
@@ -52,10 +62,17 @@ class Run:
         if not resume:
             raise InputError(f"{self.path} already holds this run: resume it, or choose another folder")
 
-    def last(self) -> dict[str, Any] | None:
-        """The state to resume from, None before the first one was written."""
+    def _last(self) -> dict[str, Any] | None:
         path = self.path / "last.pt"
-        return read_checkpoint(path) if path.exists() else None
+        if not path.exists():
+            return None
+        last = read_checkpoint(path)
+        missing = [name for name in STATE if name not in last]
+        if missing:
+            raise InputError(
+                f"{path} cannot be resumed, it lacks {', '.join(missing)}: another version of fastlabel wrote it"
+            )
+        return last
 
     def append(self, metrics: Mapping[str, Any]) -> None:
         """Add the metrics of one epoch to metrics.jsonl."""
@@ -74,7 +91,6 @@ class Run:
             except ValueError:
                 return
 
-    def rewind(self, epoch: int) -> None:
-        """Forget the metrics after `epoch`: a resumed run writes them again."""
+    def _rewind(self, epoch: int) -> None:
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch]
         write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())

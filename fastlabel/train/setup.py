@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastlabel.errors import InputError
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
+from fastlabel.models import Classifier
 from fastlabel.train.checkpoint import epoch_path
 from fastlabel.train.evaluate import Evaluator
+from fastlabel.train.group import Group
 from fastlabel.train.loop import Trainer
 from fastlabel.views import ViewPolicy
 
@@ -66,22 +71,65 @@ def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:
     return ViewPolicy.center(training.size, fraction=(7, 8) if cropped else (1, 1))
 
 
-def make_evaluator(val: Beton, training: ViewPolicy, device: torch.device, workers: int) -> Evaluator:
-    """An evaluator over all images of `val`."""
+def make_evaluator(
+    val: Beton, training: ViewPolicy, workers: int, group: Group, class_map: Sequence[int] | None = None
+) -> Evaluator:
+    """An evaluator over all images of `val`, shared among the ranks.
+
+    `class_map` gives the model's class of each class of `val`; None where they are the same.
+    """
     loader = SoftLabelLoader(
         val,
         None,
-        batch_size=EVALUATION_BATCH,
+        batch_size=EVALUATION_BATCH * group.size,
         policy=evaluation_policy(training, val),
-        num_workers=workers,
+        num_workers=group.workers(workers),
         shuffle=False,
+        class_map=class_map,
+        rank=group.ranks.rank,
+        world_size=group.size,
     )
-    return Evaluator(loader, device)
+    return Evaluator(loader, group.device, group)
 
 
-def drops_last(images: int, batch_size: int) -> bool:
-    """Whether the last batch would be a single image, which batch norm cannot train on: it is left out."""
-    return images > batch_size and images % batch_size == 1
+def prepare(model: Classifier, sync_batch_norm: bool, group: Group) -> Classifier:
+    """The model as all ranks train it; with `sync_batch_norm` its batch norm takes statistics over all of them.
+
+    Without, each rank normalises its slice of a batch by that slice alone, as PyTorch does by default. Raises
+    InputError where that cannot be had.
+    """
+    if not sync_batch_norm or group.size == 1:
+        return model
+    if group.device.type != "cuda":
+        raise InputError(f"PyTorch synchronises batch norm on CUDA only, not on {group.device}: leave it off")
+    synchronised: Classifier = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synchronised
+
+
+def drops_last(images: int, batch_size: int, model: nn.Module, group: Group) -> bool:
+    """Whether the last batch is left out, because batch norm could not train on what a process gets of it.
+
+    That is a single image, and among several ranks less than two images for each; networks without batch norm lose
+    only a last batch of one image, for any number of ranks. Raises InputError when even a whole batch is too small.
+    """
+    last = images % batch_size if images > batch_size else 0
+    if last == 1:
+        return True
+    least = _least_for_batch_norm(model) if group.size > 1 else 0
+    if min(batch_size, images) // group.size < least:
+        raise InputError(
+            f"batches of {min(batch_size, images)} images leave less than {least} to each of {group.size} ranks, too "
+            "few for this network's batch norm: take larger batches or fewer ranks"
+        )
+    return last > 0 and last // group.size < least
+
+
+def _least_for_batch_norm(model: nn.Module) -> int:
+    """Images that a rank needs at least: its batch norm alone cannot train on one."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return 0
+    return 1 if all(isinstance(norm, nn.SyncBatchNorm) for norm in norms) else 2
 
 
 @contextmanager
@@ -92,6 +140,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def seed_rank(seed: int, group: Group) -> None:
+    """Random numbers of its own for every rank but the first, so that dropout differs between their slices."""
+    if not group.first:
+        digest = hashlib.sha256(f"{seed} {group.ranks.rank}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "little"))
+
+
 def plain(config: Any) -> Mapping[str, Any]:
     """A configuration dataclass as values that JSON can hold."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    return {name: _plain(value) for name, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

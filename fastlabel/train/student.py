@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastlabel.errors import InputError, ManifestMismatchError
+from fastlabel.errors import InputError
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
 from fastlabel.manifest import TeacherInfo, ids_digest
-from fastlabel.models import Classifier, ModelSpec, load_teacher, pick_device
+from fastlabel.models import Classifier, ModelSpec, pick_device
+from fastlabel.network import LabellingNetwork
 from fastlabel.store import LabelStore
 from fastlabel.subset import images_per_class
+from fastlabel.teachers import recorded_teacher
+from fastlabel.train.group import Group, training_group
 from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
 from fastlabel.train.recipes import Recipe
@@ -29,6 +33,8 @@ from fastlabel.train.setup import (
     finish,
     make_evaluator,
     plain,
+    prepare,
+    seed_rank,
     seeded,
 )
 
@@ -41,7 +47,8 @@ class StudentConfig:
     """A student's training. Its views and image size are those of the store.
 
     `ipc` trains on that many random images per class, chosen by `ipc_seed` (default: `seed`); `teacher` is
-    the checkpoint that "online" runs; `teacher_index` says which teacher of the store the labels are from.
+    the one that "online" runs (a checkpoint, torchvision:NAME@WEIGHTS, ...; of an ensemble all members, in order);
+    `teacher_index` says which teacher of the store the labels are from.
     """
 
     data: str | Path
@@ -51,7 +58,7 @@ class StudentConfig:
     arch: str
     recipe: Recipe
     labels: str = "cache"
-    teacher: str | Path | None = None
+    teacher: str | Path | Sequence[str | Path] | None = None
     teacher_index: int = 0
     ipc: int | None = None
     ipc_seed: int | None = None
@@ -62,6 +69,7 @@ class StudentConfig:
     eval_every: int | None = None
     workers: int = 0
     device: str = "auto"
+    sync_batch_norm: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -82,44 +90,16 @@ class StudentConfig:
 def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Result:
     """Train a student into the folder `config.out`.
 
-    The three kinds of labels train on the same crops in the same order, from the same weights. Raises
-    InputError (a folder that holds another run, data that do not fit together, too few images of a class),
-    StoreError (a store that does not belong to the data or to the teacher) and FastlabelError (a loss that is
-    not finite).
+    The three kinds of labels train on the same crops in the same order, from the same weights. Under torchrun its
+    ranks train together: each step is that of one process with the whole batch, up to the order of sums; only
+    batch norm differs, unless `sync_batch_norm`. Rank 0 writes the files.
+
+    A SIGINT or SIGTERM is obeyed after the step in hand, with the state saved (Interrupted). Raises InputError
+    (a folder that holds another run, data that do not fit together, too few images of a class), StoreError (a
+    store that does not belong to the data or to the teacher) and FastlabelError (a loss that is not finite).
     """
-    device = pick_device(config.device)
-    data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
-    check_same_classes(data, val)
-    teacher = _teacher(config, store)
-    loss = _loss(config, teacher, device)
-    ids = student_ids(config, data, store)
-    recipe = config.recipe
-    with seeded(config.seed, device):
-        model = Classifier(ModelSpec(config.arch, store.num_classes, store.views.size))
-        loader = SoftLabelLoader(
-            data,
-            store,
-            batch_size=recipe.batch_size,
-            device=device,
-            seed=config.seed,
-            indices=ids,
-            teacher=config.teacher_index,
-            num_workers=config.workers,
-            drop_last=drops_last(len(ids), recipe.batch_size),
-        )
-        trainer = Trainer(
-            model=model,
-            loader=loader,
-            loss=loss,
-            evaluate=make_evaluator(val, store.views, device, config.workers),
-            recipe=recipe,
-            run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
-            device=device,
-            keep_every=config.keep_every,
-            eval_every=config.eval_every or default_eval_every(recipe.epochs),
-            reporter=reporter,
-        )
-        return finish(trainer, config.resume)
+    with training_group(pick_device(config.device)) as group:
+        return _train(config, reporter if group.first else None, group)
 
 
 def default_eval_every(epochs: int) -> int:
@@ -132,7 +112,50 @@ def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.ND
     if config.ipc is None:
         return store.ids
     seed = config.seed if config.ipc_seed is None else config.ipc_seed
-    return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=store.num_classes)
+    return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=data.num_classes)
+
+
+def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Result:
+    device, recipe = group.device, config.recipe
+    data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
+    check_same_classes(data, val)
+    teacher = _teacher(config, store)
+    loss = _loss(config, teacher, device)
+    ids = student_ids(config, data, store)
+    num_classes, class_map = _classes(config, data, teacher)
+    with seeded(config.seed, device):
+        model = prepare(
+            Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, group
+        )
+        seed_rank(config.seed, group)
+        loader = SoftLabelLoader(
+            data,
+            store,
+            batch_size=recipe.batch_size,
+            device=device,
+            seed=config.seed,
+            indices=ids,
+            teacher=config.teacher_index,
+            num_workers=group.workers(config.workers),
+            drop_last=drops_last(len(ids), recipe.batch_size, model, group),
+            class_map=class_map,
+            rank=group.ranks.rank,
+            world_size=group.size,
+        )
+        trainer = Trainer(
+            model=model,
+            loader=loader,
+            loss=loss,
+            evaluate=make_evaluator(val, store.views, config.workers, group, class_map),
+            recipe=recipe,
+            run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
+            device=device,
+            keep_every=config.keep_every,
+            eval_every=config.eval_every or default_eval_every(recipe.epochs),
+            reporter=reporter,
+            group=group,
+        )
+        return finish(trainer, config.resume)
 
 
 def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) -> PerSampleLoss:
@@ -140,13 +163,22 @@ def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) ->
         return hard_loss(config.recipe.label_smoothing)
     if config.teacher is None:
         return cached_loss(config.label_temperature, config.student_temperature)
-    teacher = load_teacher(config.teacher, device)
-    if teacher.sha256 != labeller.sha256:
-        raise ManifestMismatchError(
-            f"{config.teacher} (weights {teacher.sha256[:12]}) is not teacher {config.teacher_index} of "
-            f"{config.store} (weights {labeller.sha256[:12]}): give the checkpoint that labelled the store"
+    sources = [config.teacher] if isinstance(config.teacher, (str, Path)) else list(config.teacher)
+    teacher = recorded_teacher(labeller, sources, device, f"teacher {config.teacher_index} of {config.store}")
+    network = LabellingNetwork(teacher).to(device)
+    return online_loss(network, config.label_temperature, config.student_temperature)
+
+
+def _classes(config: StudentConfig, data: Beton, teacher: TeacherInfo) -> tuple[int, tuple[int, ...] | None]:
+    """The student's number of classes, and which of them each of the dataset's is, where they are the teacher's."""
+    if config.labels == "hard" or not teacher.keeps_classes:
+        return data.num_classes, None
+    if teacher.class_map is None:
+        raise InputError(
+            f"the labels of {config.store} are over the {teacher.codec.num_classes} classes of its teacher, and "
+            "nothing says which of them the images belong to: label with --class-map FILE beside --keep-teacher-classes"
         )
-    return online_loss(teacher.model, config.label_temperature, config.student_temperature)
+    return teacher.codec.num_classes, teacher.class_map
 
 
 def _teacher(config: StudentConfig, store: LabelStore) -> TeacherInfo:
@@ -172,6 +204,7 @@ def _identity(
         "images": len(ids),
         "seed": config.seed,
         "recipe": config.recipe.to_dict(),
+        "sync_batch_norm": config.sync_batch_norm,
         "ids": ids_digest(ids),
         "teacher_sha256": teacher.sha256,
         "store": store.manifest.digest(config.teacher_index),

@@ -9,6 +9,7 @@ from typing import Any
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
 from fastlabel.models import Classifier, ModelSpec, pick_device
+from fastlabel.train.group import Group, training_group
 from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
@@ -20,6 +21,8 @@ from fastlabel.train.setup import (
     finish,
     make_evaluator,
     plain,
+    prepare,
+    seed_rank,
     seeded,
 )
 from fastlabel.views import ViewPolicy
@@ -48,6 +51,7 @@ class TeacherConfig:
     eval_every: int = 1
     workers: int = 0
     device: str = "auto"
+    sync_batch_norm: bool = False
     resume: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,16 +62,24 @@ class TeacherConfig:
 def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Result:
     """Train a teacher; a checkpoint for every epoch kept goes to `config.out`.
 
-    The same configuration gives the same weights on the same CPU, resumed or not. Raises InputError (a folder
-    that holds another run, data that do not fit together) and FastlabelError (a loss that is not finite).
+    The same configuration gives the same weights on the same CPU, resumed or not. Under torchrun and at a SIGINT or
+    SIGTERM it does as `train_student` does. Raises InputError (a folder that holds another run, data that do not
+    fit together) and FastlabelError (a loss that is not finite).
     """
-    device = pick_device(config.device)
+    with training_group(pick_device(config.device)) as group:
+        return _train(config, reporter if group.first else None, group)
+
+
+def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Result:
+    device, recipe = group.device, config.recipe
     data, val = Beton.open(config.data), Beton.open(config.val)
     check_same_classes(data, val)
     policy = _view_policy(config, data)
-    recipe = config.recipe
     with seeded(config.seed, device):
-        model = Classifier(ModelSpec(config.arch, data.num_classes, policy.size))
+        model = prepare(
+            Classifier(ModelSpec(config.arch, data.num_classes, policy.size)), config.sync_batch_norm, group
+        )
+        seed_rank(config.seed, group)
         loader = SoftLabelLoader(
             data,
             None,
@@ -75,8 +87,10 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
             device=device,
             seed=config.seed,
             policy=policy,
-            num_workers=config.workers,
-            drop_last=drops_last(data.num_samples, recipe.batch_size),
+            num_workers=group.workers(config.workers),
+            drop_last=drops_last(data.num_samples, recipe.batch_size, model, group),
+            rank=group.ranks.rank,
+            world_size=group.size,
         )
         identity = {
             "command": "train-teacher",
@@ -85,6 +99,7 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
             "view_policy": policy.to_dict(),
             "seed": config.seed,
             "recipe": recipe.to_dict(),
+            "sync_batch_norm": config.sync_batch_norm,
             "data": data.fingerprint(),
             "val": val.fingerprint(),
         }
@@ -92,13 +107,14 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
             model=model,
             loader=loader,
             loss=hard_loss(recipe.label_smoothing),
-            evaluate=make_evaluator(val, policy, device, config.workers),
+            evaluate=make_evaluator(val, policy, config.workers, group),
             recipe=recipe,
             run=Run(Path(config.out), identity, config.to_dict()),
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every,
             reporter=reporter,
+            group=group,
         )
         return finish(trainer, config.resume)
 

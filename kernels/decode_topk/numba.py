@@ -1,4 +1,7 @@
-"""decode_topk on the CPU: parallel over rows. The exponentials of the 256 codes come from two tables."""
+"""decode_topk on the CPU: parallel over rows. The exponentials of the 256 codes come from two tables.
+
+Every function is compiled for one set of types: class ids come as 16-bit words.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ from fastlabel.kernels.label_format import (
     CODES_PER_NAT,
     LOG_ODDS_OFFSET,
     LOG_ODDS_PER_NAT,
+    TAIL_MODELS,
     UNDEFINED_MEAN_GAP,
     ZERO_CODE,
     ZERO_MASS,
 )
+
+UNIFORM, RENORMALISE, ZERO = range(3)
+assert TAIL_MODELS == ("uniform", "renormalise", "zero")
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -48,26 +55,44 @@ def _tail_log_weight(codes, tail, weights_at_1, log_rest, temperature):
     return lam
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _decode_row(words, codes, scale, tail_weight, rest, weights, tail_model, out):
+    """Write one row; return how many class ids lie outside it (skipped)."""
+    total, outside = rest * tail_weight, 0
+    for code in codes:
+        total += scale * weights[code]
+    out[:] = 0.0 if tail_model == ZERO else tail_weight / total
+    per_class = words.size // codes.size
+    for i in range(codes.size):
+        j = np.int64(words[i * per_class])
+        if per_class == 2:
+            j |= np.int64(words[i * per_class + 1]) << 16
+        if j < out.size:
+            out[j] = scale * weights[codes[i]] / total
+        else:
+            outside += 1
+    return outside
+
+
 @numba.njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def decode_topk_numba(classes, codes, tail, temperature, out):
-    """Write probabilities into `out` [B, C], float32; return how many class ids lie outside it (skipped)."""
-    num_classes = out.shape[1]
-    rest = num_classes - classes.shape[1]
+def decode_topk_numba(words, codes, tail, rows, temperature, tail_model, out):
+    """Write the probabilities of the labels `rows` of a plane into `out` [B, C], float32.
+
+    `words` are class ids as uint16 [P, K], or [P, 2 K] for ids of 32 bits, the lower half first. Returns how many
+    class ids lie outside of `out`, and how many rows outside of the plane: all are skipped.
+    """
+    rest = out.shape[1] - codes.shape[1]
     log_rest = math.log(max(rest, 1))
     weights, weights_at_1 = _weights_of_codes(temperature), _weights_of_codes(1.0)
-    outside = 0
+    bad_classes, bad_rows = 0, 0
     for b in numba.prange(out.shape[0]):
+        row = rows[b]
+        if row < 0 or row >= codes.shape[0]:
+            bad_rows += 1
+            continue
         scale, tail_weight = 1.0, 0.0
-        if rest > 0 and tail[b, 0] != ZERO_MASS:
-            lam = _tail_log_weight(codes[b], tail[b], weights_at_1, log_rest, temperature)
+        if rest > 0 and tail[row, 0] != ZERO_MASS and tail_model != RENORMALISE:
+            lam = _tail_log_weight(codes[row], tail[row], weights_at_1, log_rest, temperature)
             scale, tail_weight = math.exp(-max(lam, 0.0)), math.exp(min(lam, 0.0))
-        total = rest * tail_weight
-        for i in range(classes.shape[1]):
-            total += scale * weights[codes[b, i]]
-        out[b, :] = tail_weight / total
-        for i in range(classes.shape[1]):
-            if classes[b, i] < num_classes:
-                out[b, classes[b, i]] = scale * weights[codes[b, i]] / total
-            else:
-                outside += 1
-    return outside
+        bad_classes += _decode_row(words[row], codes[row], scale, tail_weight, rest, weights, tail_model, out[b])
+    return bad_classes, bad_rows

@@ -1,4 +1,7 @@
-"""encode_topk on the CPU: parallel over rows; one thread sums a row in class order, so in one way only."""
+"""encode_topk on the CPU: parallel over rows, each row by one thread, its exponentials in vector instructions.
+
+Every function is compiled for one set of types: float32 logits, and class ids as 16-bit words.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 import numba
 import numpy as np
 
+from fastlabel.kernels.encode_topk import weight
 from fastlabel.kernels.label_format import (
     CODES_PER_NAT,
     LARGEST_MEAN_GAP,
@@ -19,7 +23,13 @@ from fastlabel.kernels.label_format import (
     ZERO_MASS,
 )
 
-SORT_FROM = 320  # kept classes: from here a full sort of the row beats insertion (measured at C=1000)
+SORT_FROM = 384  # kept classes: from here sorting the whole row beats insertion (measured at C=1000)
+BLOCK = 64  # logits that are compared at once with the least of the kept ones
+
+_LOG2_E, _LARGEST_POWER, _ONE, _ZERO = (np.float32(x) for x in (weight.LOG2_E, weight.LARGEST_POWER, 1.0, 0.0))
+_C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (weight.C1, weight.C2, weight.C3, weight.C4, weight.C5))
+_LOWEST = np.int64(-(1 << 63))
+_LOW_WORD = np.int64(0xFFFFFFFF)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -29,74 +39,136 @@ def _steps(nats, per_nat, largest):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _largest_by_insertion(row, ids):
-    """Fill `ids` with the classes of the largest logits, downwards; of equal ones the lower one first."""
-    values = np.empty(ids.size, row.dtype)
-    filled = 0
-    for j in range(row.size):
-        value = row[j]
-        if filled == ids.size:
-            if not value > values[filled - 1]:
-                continue
-            at = filled - 1
-        else:
-            at = filled
-            filled += 1
-        while at > 0 and values[at - 1] < value:
-            values[at] = values[at - 1]
-            ids[at] = ids[at - 1]
-            at -= 1
-        values[at] = value
-        ids[at] = j
+def _weight(gap):
+    """weight.py, operation by operation: no contraction into FMA, which would round differently."""
+    power = min(gap * _LOG2_E, _LARGEST_POWER)
+    whole = np.int32(power)
+    f = power - np.float32(whole)
+    p = ((((f * _C5 + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _ONE
+    return p * np.int32((127 - whole) << 23).view(np.float32)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _encode_tail(row, ids, k, tail):
-    """Write the codes of the tail. `ids` holds the K kept classes and then the highest one of the tail."""
-    top, last, last_id = np.float64(row[ids[0]]), row[ids[k - 1]], ids[k - 1]
-    highest = np.float64(row[ids[k]])
-    tail_sum, gap_sum, defined = 0.0, 0.0, True
-    for j in range(row.size):
-        value = row[j]
-        if value > last or (value == last and j <= last_id):
+def _order(bits, ordered):
+    """Integers in the order of the float32 logits with these bits, -0.0 as 0.0; NaN has a place too."""
+    for j in range(bits.size):
+        order = bits[j] ^ ((bits[j] >> 31) & np.int32(0x7FFFFFFF))
+        ordered[j] = np.int32(0) if order == -1 else order
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _key(ordered, j):
+    """Unique keys: a larger logit first, of equal ones the lower class."""
+    return (np.int64(ordered[j]) << 32) | (_LOW_WORD - j)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _class(key):
+    return _LOW_WORD - (key & _LOW_WORD)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _insert(keys, key):
+    """Put a key into its place; the lowest one falls out. Without branches, so that it is vector instructions."""
+    for i in range(keys.size - 1, 0, -1):
+        keys[i] = max(keys[i], min(keys[i - 1], key))
+    keys[0] = max(keys[0], key)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _count_above(ordered, limit):
+    count = np.int32(0)
+    for i in range(ordered.size):
+        count += np.int32(ordered[i] > limit)
+    return count
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _largest_by_insertion(ordered, keys):
+    """Fill `keys` with the largest keys of a row, downwards. Most blocks of a long row are only counted."""
+    keys[:] = _LOWEST
+    for j in range(keys.size):
+        _insert(keys, _key(ordered, j))
+    limit = np.int32(keys[keys.size - 1] >> 32)
+    for start in range(keys.size, ordered.size, BLOCK):
+        block = ordered[start : start + BLOCK]
+        if _count_above(block, limit) == 0:  # a later class of an equal logit stays out
             continue
-        tail_sum += math.exp(value - highest)
-        gap_sum += top - value
-        defined &= value != -np.inf
-    kept_sum = 0.0
-    for i in range(k):
-        kept_sum += math.exp(row[ids[i]] - top)
-    log_odds = (highest - top) + math.log(tail_sum) - math.log(kept_sum)
-    tail[0] = ZERO_MASS
-    if highest != -np.inf:
-        tail[0] = 1 + _steps(log_odds + LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, LOG_ODDS_SPAN)
-    tail[1] = UNDEFINED_MEAN_GAP
-    if defined:
-        tail[1] = _steps(gap_sum / (row.size - k), CODES_PER_NAT, LARGEST_MEAN_GAP)
+        for i in range(block.size):
+            if block[i] > limit:
+                _insert(keys, _key(ordered, start + i))
+                limit = np.int32(keys[keys.size - 1] >> 32)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _encode_row(row, classes, codes, tail):
-    k = classes.size
-    ids = np.empty(min(k + 1, row.size), np.int64)
+def _largest_by_sort(ordered, keys):
+    """Fill `keys` with the largest keys of a row, downwards."""
+    whole_row = np.empty(ordered.size, np.int64)
+    for j in range(ordered.size):
+        whole_row[j] = _key(ordered, j)
+    whole_row.sort()
+    for i in range(keys.size):
+        keys[i] = whole_row[ordered.size - 1 - i]
+
+
+# Only the order of the sums is left to the compiler; each term is rounded as written.
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _sum_tail(row, highest):
+    """Sum of weights and of gaps below `highest` over all classes, and how many are at -inf.
+
+    The kept classes are not below: each adds a weight of exactly 1 and a gap of 0.
+    """
+    weights, gaps, holes = 0.0, 0.0, 0
+    for j in range(row.size):
+        gap = max(highest - row[j], _ZERO)
+        weights += np.float64(_weight(gap))
+        gaps += np.float64(gap)
+        holes += row[j] == -np.inf
+    return weights, gaps, holes
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _encode_tail(row, top, highest, kept_sum, k, tail):
+    weights, gaps, holes = _sum_tail(row, highest)
+    drop = np.float64(top) - np.float64(highest)
+    log_odds = (math.log(weights - k) - math.log(kept_sum)) - drop
+    tail[0] = 1 + _steps(log_odds + LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, LOG_ODDS_SPAN)
+    if holes == 0:
+        tail[1] = _steps(drop + gaps / (row.size - k), CODES_PER_NAT, LARGEST_MEAN_GAP)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _encode_row(row, k, words, codes, tail):
+    ordered = np.empty(row.size, np.int32)
+    keys = np.empty(min(k + 1, row.size), np.int64)
+    _order(row.view(np.int32), ordered)
     if k < SORT_FROM:
-        _largest_by_insertion(row, ids)
+        _largest_by_insertion(ordered, keys)
     else:
-        ids[:] = np.argsort(-row, kind="mergesort")[: ids.size]
-    top = np.float64(row[ids[0]])
+        _largest_by_sort(ordered, keys)
+    top, kept_sum = row[_class(keys[0])], 0.0
+    per_class = words.size // k
     for i in range(k):
-        value = row[ids[i]]
-        classes[i] = ids[i]
-        codes[i] = ZERO_CODE if value == -np.inf else _steps(top - value, CODES_PER_NAT, SATURATED_CODE)
+        j = _class(keys[i])
+        words[i * per_class] = j & 0xFFFF
+        if per_class == 2:
+            words[i * per_class + 1] = j >> 16
+        codes[i] = _steps(np.float64(top) - np.float64(row[j]), CODES_PER_NAT, SATURATED_CODE)
+        if row[j] == -np.inf:
+            codes[i] = ZERO_CODE
+        kept_sum += np.float64(_weight(top - row[j]))
+    tail[0], tail[1] = ZERO_MASS, UNDEFINED_MEAN_GAP
     if k < row.size:
-        _encode_tail(row, ids, k, tail)
-    else:
-        tail[0] = ZERO_MASS
-        tail[1] = UNDEFINED_MEAN_GAP
+        highest = row[_class(keys[k])]
+        if highest != -np.inf:
+            _encode_tail(row, top, highest, kept_sum, k, tail)
 
 
 @numba.njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-def encode_topk_numba(logits, classes, codes, tail):
-    """Encode float32 or float64 logits [B, C] into the three given arrays: see `encode_topk`."""
+def encode_topk_numba(logits, words, codes, tail):
+    """Encode float32 logits [B, C] into the three given arrays: see `encode_topk`.
+
+    `words` is uint16 [B, K], or [B, 2 K] for class ids of 32 bits, the lower half first.
+    """
     for b in numba.prange(logits.shape[0]):
-        _encode_row(logits[b], classes[b], codes[b], tail[b])
+        _encode_row(logits[b], codes.shape[1], words[b], codes[b], tail[b])

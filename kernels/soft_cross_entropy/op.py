@@ -1,47 +1,209 @@
-"""soft_cross_entropy: checks its arguments and picks the backend."""
+"""soft_cross_entropy: checks its arguments; one operator forward, one backward, each with a backend per device."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from fastlabel.kernels.label_format import check_labels, check_temperature
-from fastlabel.kernels.soft_cross_entropy.reference import soft_cross_entropy_reference
+from fastlabel.kernels.soft_cross_entropy import cpu
+from fastlabel.kernels.soft_cross_entropy.checks import check_arguments
+from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target, target_parts
+from fastlabel.kernels.soft_cross_entropy.reference import (
+    loss_dtype,
+    soft_cross_entropy_backward_reference,
+    soft_cross_entropy_reference,
+    target_entropy,
+)
 
 
 def soft_cross_entropy(
     logits_BC: Tensor,
-    classes_BK: Tensor,
-    codes_BK: Tensor,
-    tail_B2: Tensor,
-    label_temperature: float = 1.0,
+    target: Target,
     student_temperature: float = 1.0,
     reduction: str = "mean",
+    *,
+    temperature_squared: bool = False,
+    divergence: str = "cross-entropy",
 ) -> Tensor:
-    """Cross-entropy of a student's logits against stored labels, in nats; differentiable in the logits.
+    """Cross-entropy of a student's logits against stored labels, in nats; differentiable once, in the logits.
 
-    Equals `F.cross_entropy(logits / student_temperature, decode_topk(..., label_temperature))`, without the
-    dense target and without Hinton's factor T^2. The tail is part of the target.
+    Equals `F.cross_entropy(logits / student_temperature, dense target)`, but makes no dense target: logits are read
+    once, once more for the gradient, and that is written once. The tail of a label is part of the target.
 
     Args:
-        logits_BC: any floating dtype, on the device of the labels; computed in float32 (float64 in float64).
-        classes_BK, codes_BK, tail_B2: labels over C classes, as `encode_topk` returns them.
-        label_temperature, student_temperature: divide the teacher's and the student's logits; positive.
+        logits_BC: float32, bfloat16 or float16, computed in float32; or float64.
+        target: what the student is to match.
+        student_temperature: divides the student's logits; positive.
         reduction: "mean" or "sum" over the batch, or "none" for one loss per row.
+        temperature_squared: multiply by student_temperature ** 2 (Hinton et al., 2015), which keeps the size of the
+            gradient when both temperatures grow together.
+        divergence: "cross-entropy", or "kl": less the target's entropy, so 0 where the student matches it.
 
     Raises:
-        TypeError, ValueError: on arguments of another dtype, shape, device or value.
+        TypeError, ValueError: on arguments of another dtype, shape, device or value; on the CPU also for rows, class
+            ids and targets out of range. On a GPU, which would have to wait, the loss of such a row is NaN.
     """
-    if not logits_BC.is_floating_point():
-        raise TypeError(f"logits have dtype {logits_BC.dtype}, expected a floating dtype")
-    if logits_BC.ndim != 2 or logits_BC.shape[0] != classes_BK.shape[0]:
-        raise ValueError(f"logits have shape {tuple(logits_BC.shape)}, expected [{classes_BK.shape[0]}, C]")
-    check_labels(classes_BK, codes_BK, tail_B2, logits_BC.shape[1])
-    if logits_BC.device != codes_BK.device:
-        raise ValueError(f"logits are on {logits_BC.device} and labels on {codes_BK.device}, expected one device")
-    check_temperature("label_temperature", label_temperature)
-    check_temperature("student_temperature", student_temperature)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
-    return soft_cross_entropy_reference(
-        logits_BC, classes_BK, codes_BK, tail_B2, label_temperature, student_temperature, reduction
-    )
+    check_arguments(logits_BC, target, student_temperature, reduction, divergence)
+    loss_B = _losses(logits_BC, target, float(student_temperature))
+    if divergence == "kl":
+        with torch.no_grad():
+            entropy_B = target_entropy(target_parts(target, logits_BC.shape[1], torch.float64), logits_BC.shape[1])
+        loss_B = loss_B - entropy_B.to(loss_B.dtype)
+    if temperature_squared:
+        loss_B = loss_B * student_temperature**2
+    if reduction == "none":
+        return loss_B
+    return loss_B.sum() if reduction == "sum" else loss_B.mean()
+
+
+def _losses(logits_BC: Tensor, target: Target, student_temperature: float) -> Tensor:
+    # Tensors of another type are those that trace: they see the operator.
+    if torch.compiler.is_compiling() or type(logits_BC) not in (Tensor, torch.nn.Parameter):
+        return soft_cross_entropy_forward(logits_BC, *_flatten(target, student_temperature))[0]
+    # The operator's way through the dispatcher takes longer than the loss of a small batch.
+    loss_B: Tensor = _Eager.apply(logits_BC, target, student_temperature)
+    return loss_B
+
+
+def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tuple[Tensor, Tensor]:
+    """Losses [B], and for the gradient the top logit of each row and the log-sum-exp above it, [B, 2]."""
+    if logits_BC.is_cpu:
+        return cpu.forward(logits_BC, target, student_temperature)
+    if logits_BC.is_cuda:
+        from fastlabel.kernels.soft_cross_entropy import triton
+
+        if triton.can_run(target):
+            return triton.forward(logits_BC, target, student_temperature)
+    loss_B = soft_cross_entropy_reference(logits_BC, target, student_temperature)
+    return loss_B, loss_B.new_empty(len(loss_B), 2)
+
+
+def _backward(
+    grad_B: Tensor, stats_B2: Tensor, logits_BC: Tensor, target: Target, student_temperature: float
+) -> Tensor:
+    """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
+    if logits_BC.is_cpu:
+        return cpu.backward(grad_B, logits_BC, stats_B2, target, student_temperature)
+    if logits_BC.is_cuda:
+        from fastlabel.kernels.soft_cross_entropy import triton
+
+        if triton.can_run(target):
+            return triton.backward(grad_B, logits_BC, stats_B2, target, student_temperature)
+    return soft_cross_entropy_backward_reference(grad_B, logits_BC, target, student_temperature)
+
+
+class _Eager(torch.autograd.Function):
+    """The same as the operator below, called directly."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Target, student_temperature: float) -> Tensor:
+        loss, stats = _forward(logits, target, student_temperature)
+        ctx.save_for_backward(logits, stats)
+        ctx.target, ctx.student_temperature = target, student_temperature
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        logits, stats = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph: the operator explains that there is no second derivative
+            flat = _flatten(ctx.target, ctx.student_temperature)
+            return soft_cross_entropy_backward(grads[0], stats, logits, *flat), None, None
+        return _backward(grads[0], stats, logits, ctx.target, ctx.student_temperature), None, None
+
+
+def _flatten(target: Target, student_temperature: float) -> tuple[Any, ...]:
+    """A target as operators take it: tensors and numbers."""
+    second = target.second or (None, None, None, None)
+    rest = (target.mix, target.hard, target.hard_weight, float(target.temperature), float(student_temperature))
+    return (*target.labels, *second, *rest)
+
+
+def _unflatten(*flat: Any) -> Target:
+    second = None if flat[4] is None else Labels(*flat[4:8])
+    mix, hard, hard_weight, temperature = flat[8:]
+    return Target(Labels(*flat[:4]), temperature, second, mix, hard, hard_weight)
+
+
+@torch.library.custom_op("fastlabel::soft_cross_entropy", mutates_args=())
+def soft_cross_entropy_forward(
+    logits: Tensor,
+    classes: Tensor,
+    weights: Tensor,
+    rest: Tensor,
+    rows: Tensor | None,
+    second_classes: Tensor | None,
+    second_weights: Tensor | None,
+    second_rest: Tensor | None,
+    second_rows: Tensor | None,
+    mix: Tensor | None,
+    hard: Tensor | None,
+    hard_weight: Tensor | None,
+    label_temperature: float,
+    student_temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Losses [B], and for the gradient the top logit of each row and the log-sum-exp above it, [B, 2]."""
+    target = _unflatten(
+        classes, weights, rest, rows, second_classes, second_weights, second_rest, second_rows,
+        mix, hard, hard_weight, label_temperature,
+    )  # fmt: skip
+    return _forward(logits, target, student_temperature)
+
+
+@torch.library.custom_op("fastlabel::soft_cross_entropy_backward", mutates_args=())
+def soft_cross_entropy_backward(
+    grad: Tensor,
+    stats: Tensor,
+    logits: Tensor,
+    classes: Tensor,
+    weights: Tensor,
+    rest: Tensor,
+    rows: Tensor | None,
+    second_classes: Tensor | None,
+    second_weights: Tensor | None,
+    second_rest: Tensor | None,
+    second_rows: Tensor | None,
+    mix: Tensor | None,
+    hard: Tensor | None,
+    hard_weight: Tensor | None,
+    label_temperature: float,
+    student_temperature: float,
+) -> Tensor:
+    """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
+    target = _unflatten(
+        classes, weights, rest, rows, second_classes, second_weights, second_rest, second_rows,
+        mix, hard, hard_weight, label_temperature,
+    )  # fmt: skip
+    return _backward(grad, stats, logits, target, student_temperature)
+
+
+@soft_cross_entropy_forward.register_fake
+def _(logits: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
+    dtype = loss_dtype(logits.dtype)
+    return logits.new_empty(logits.shape[0], dtype=dtype), logits.new_empty(logits.shape[0], 2, dtype=dtype)
+
+
+@soft_cross_entropy_backward.register_fake
+def _(grad: Tensor, stats: Tensor, logits: Tensor, *flat: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.label_temperature, ctx.student_temperature = inputs
+    ctx.save_for_backward(output[1], *tensors)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    stats, logits, *rest = ctx.saved_tensors
+    gradient = soft_cross_entropy_backward(grad, stats, logits, *rest, ctx.label_temperature, ctx.student_temperature)
+    return gradient, *(None for _ in range(13))
+
+
+def _no_second_derivative(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+    raise NotImplementedError("soft_cross_entropy has no second derivative; differentiate it once")
+
+
+soft_cross_entropy_forward.register_autograd(_differentiate, setup_context=_setup_context)
+soft_cross_entropy_backward.register_autograd(_no_second_derivative)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from click.testing import CliRunner
 
-from benchmarks import labels_share
+from benchmarks import labels_share, loss
 from benchmarks.harness import alternate
+from benchmarks.memory import peak_bytes
 
 
 def test_labels_share(tmp_path: Path) -> None:
@@ -19,6 +21,48 @@ def test_labels_share(tmp_path: Path) -> None:
     figures = json.loads(out.read_text())
     assert figures["labels"]["rounds"] == 2 and figures["share"] > 0
     assert figures["machine"]["versions"]["zarr"] and figures["machine"]["cores"]
+
+
+def test_loss(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = [
+        "--batches",
+        "8",
+        "--classes",
+        "100,300",
+        "--kept",
+        "4",
+        "--device",
+        "cpu",
+        "--rounds",
+        "2",
+        "--no-compile",
+    ]
+    result = CliRunner().invoke(loss.main, [*sizes, "--json", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0 and "B=8 C=300 K=4" in result.output
+    cells = json.loads(out.read_text())["cells"]
+    assert [cell["C"] for cell in cells] == [100, 300]
+    for cell in cells:
+        assert cell["seconds"].keys() == {"fused", "dense", "fkd", "copy"} == cell["processor_seconds"].keys()
+        assert cell["times_faster_than"].keys() == {"dense", "fkd"} and cell["logits_bytes"] == 4 * 8 * cell["C"]
+
+
+def test_ways_to_compute_the_loss_agree() -> None:
+    cases, logits = loss.make_cases(8, 100, 4, torch.device("cpu"), torch.float32, compiled=False)
+    gradients = {}
+    for name in ("fused", "dense", "fkd"):
+        cases[name]()
+        assert logits.grad is not None
+        gradients[name] = logits.grad
+    for name in ("dense", "fkd"):
+        torch.testing.assert_close(gradients["fused"], gradients[name], rtol=1e-5, atol=1e-7)
+
+
+def test_peak_memory_is_that_of_the_call() -> None:
+    cpu, size = torch.device("cpu"), 64 << 20
+    peak = peak_bytes(lambda: torch.ones(size // 8).sum() + torch.ones(size // 4).sum(), cpu)
+    # The first tensor, half as large, is gone by the time of the second.
+    assert peak is None or 0.98 * size < peak < 1.2 * size
 
 
 def test_cases_alternate() -> None:

@@ -64,7 +64,11 @@ def test_subset_file(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> N
     [
         (["--k", 4], 2, "k=4 is more than num_classes=3"),
         (["--teacher", "nowhere.pt"], 1, "nowhere.pt does not exist"),
-        (["--size", 32], 1, "takes 16 pixels"),
+        (["--precision", "fp8"], 2, "unknown precision 'fp8'"),
+        (["--mean", "0.5,0.5,0.5"], 2, "says its mean and std itself"),
+        (["--mean", "0.5,red"], 2, "--mean: could not convert string to float: 'red'"),
+        (["--arch", "resnet18", "--arch", "-", "--arch", "-"], 2, "--arch is given 3 times for 1 teachers"),
+        (["--teacher-size", 0], 2, "0 is no size in pixels"),
         (["--ipc", 9], 2, "class 0 has 4 images"),
         (["--view-policy", "zoom"], 2, "'zoom' is not one of"),
     ],
@@ -84,7 +88,7 @@ def test_a_truncated_dataset(cli: Cli, photos: Path, teacher: Path, tmp_path: Pa
     assert result.exit_code == 2 and "truncated" in result.stderr and not (tmp_path / "l.zarr").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_is_continued_to_the_same_bytes(
     photos: Path, teacher: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -104,9 +108,49 @@ def test_a_killed_process_is_continued_to_the_same_bytes(
         time.sleep(0.002)
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), stderr
-    if number == signal.SIGINT:
-        assert "give the same command again to go on" in stderr
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], stderr
+    if number != signal.SIGKILL:
+        assert f"{number.name}: finishing the unit in hand" in stderr
+        assert f"error: stopped by {number.name}" in stderr and "give the same command again to go on" in stderr
+        # Nothing of a unit that is not committed is left behind.
+        assert {name: digest for name, digest in digests(whole).items() if name in digests(killed)} == digests(killed)
     assert digests(killed) != digests(whole)
     subprocess.run(command(killed), check=True, capture_output=True)
     assert digests(killed) == digests(whole)
+
+
+def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    arguments = ["--teacher", str(teacher), "--views", "200", "--k", "2", "--forward-batch", "4"]
+    single = [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(one), *arguments]
+    subprocess.run(single, check=True, capture_output=True, env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    sharded = [*launcher, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(two), *arguments, "--json"]
+    first = subprocess.run(sharded, check=True, capture_output=True, env=environment, text=True)
+    assert "rank 0 of 2" in first.stderr and "rank 1 of 2" in first.stderr
+    assert json.loads(first.stdout)["crops_done"] == 12 * 200  # one rank alone reports, for both
+    assert digests(two) == digests(one)
+
+
+def test_an_error_on_one_rank_ends_the_other(photos: Path, tmp_path: Path) -> None:
+    """Rank 0 finds no store folder to write to; rank 1 must not wait for it for ever."""
+    store = tmp_path / "file" / "labels.zarr"
+    (tmp_path / "file").write_text("")
+    save_checkpoint(tmp_path / "t.pt", make_teacher().model, epoch=3, metrics={})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [
+        "cache-labels",
+        str(photos),
+        str(store),
+        "--teacher",
+        str(tmp_path / "t.pt"),
+        "--views",
+        "1",
+        "--k",
+        "1",
+    ]
+    failed = subprocess.run(
+        [*launcher, "-m", "fastlabel.cli.main", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert failed.returncode != 0 and "error: " in failed.stderr

@@ -15,7 +15,7 @@ import torch
 
 from fastlabel.codec import TopKCodec
 from fastlabel.commit import ARRAYS
-from fastlabel.manifest import DatasetInfo, Manifest, SampleInfo, TeacherInfo, Unit, ids_digest
+from fastlabel.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit, ids_digest
 from fastlabel.store import LabelStore, empty_labels
 from fastlabel.views import ViewPolicy
 
@@ -23,8 +23,9 @@ from ..plain_reader import dataset_fingerprint, read_probabilities
 
 HERE = Path(__file__).resolve().parent
 STORE, EXPECTED = HERE / "golden-v1.zarr", HERE / "golden-v1.json"
-NUM_CLASSES, K, VIEWS = 10, 3, 2
-IDS = np.array([0, 2, 3, 5, 8])
+NUM_CLASSES, KEPT, VIEWS = 10, (3, 2), 2
+# Units of 3 samples: row 5 is not in use, the second segment begins at row 6.
+SEGMENTS = (np.array([0, 2, 3, 5, 8]), np.array([1, 7]))
 TEMPERATURES = (0.5, 1.0, 4.0)
 # The last ones are too long and too high for a random-resized-crop: they take the central box.
 HEIGHTS, WIDTHS = [40, 41, 56, 33, 48, 64, 50, 51, 400], [40, 61, 33, 48, 50, 300, 52, 53, 9]
@@ -35,14 +36,14 @@ NAMES, SEED = ("élève", "second"), 2**40 + 7
 
 
 def logits(teacher: int, view: int) -> torch.Tensor:
-    """[5, C]: one row of each kind that the codec knows, and ordinary ones."""
+    """[9, C], by sample: one row of each kind that the codec knows, and ordinary ones."""
     random = torch.Generator().manual_seed(10 * teacher + view)
-    rows = torch.randn(len(IDS), NUM_CLASSES, generator=random, dtype=torch.float64) * 3
+    rows = torch.randn(len(LABELS), NUM_CLASSES, generator=random, dtype=torch.float64) * 3
     if view == 1:
         rows[0] = 0.25  # flat, equal classes
-        rows[1, 4] += 100  # saturated gaps
-        rows[2, 2:] = -torch.inf  # a kept class of probability zero, no tail
-        rows[3, 7] = -torch.inf  # a tail of unknown mean
+        rows[2, 4] += 100  # saturated gaps
+        rows[3, 2:] = -torch.inf  # a kept class of probability zero, no tail
+        rows[5, 7] = -torch.inf  # a tail of unknown mean
     return rows
 
 
@@ -60,33 +61,34 @@ def manifest() -> Manifest:
             tf32=False,
             device="cpu",
             forward_batch=4,
-            codec=TopKCodec(K, NUM_CLASSES),
+            codec=TopKCodec(KEPT[t], NUM_CLASSES),
         )
         for t, name in enumerate(NAMES)
     )
     fingerprint = dataset_fingerprint(HEIGHTS, WIDTHS, LABELS, PAYLOADS)
     return Manifest(
         DatasetInfo(len(LABELS), NUM_CLASSES, fingerprint),
-        SampleInfo(len(IDS), ids_digest(IDS)),
+        tuple(Segment(len(ids), ids_digest(ids)) for ids in SEGMENTS),
         ViewPolicy.random_resized_crop(32, SEED),
+        VIEWS,
         Unit(1, 3),
         teachers,
     )
 
 
-def boxes(store: LabelStore, view: int) -> np.ndarray:
-    return store.views.boxes(view, store.ids, np.array(HEIGHTS)[store.ids], np.array(WIDTHS)[store.ids])
+def boxes(store: LabelStore, view: int, ids: np.ndarray) -> np.ndarray:
+    return store.views.boxes(view, ids, np.array(HEIGHTS)[ids], np.array(WIDTHS)[ids])
 
 
 def write_store() -> LabelStore:
-    store = LabelStore.create(STORE, manifest(), VIEWS, IDS, [f"klass {n} ✓" for n in range(NUM_CLASSES)])
+    store = LabelStore.create(STORE, manifest(), SEGMENTS, [f"klass {n} ✓" for n in range(NUM_CLASSES)])
     for t, info in enumerate(store.manifest.teachers):
         for unit in store.units():
-            view, rows = unit.view_start, slice(unit.sample_start, unit.sample_stop)
-            labels, encoded = empty_labels(info.codec, unit.shape), info.codec.encode(logits(t, view)[rows])
+            view, ids = unit.view_start, store.unit_ids(unit)
+            labels, encoded = empty_labels(info.codec, unit.shape), info.codec.encode(logits(t, view)[ids])
             for name in ARRAYS:
                 labels[name][0] = getattr(encoded, name).numpy()
-            store.write(unit, t, labels, [boxes(store, view)[rows]])
+            store.write(unit, t, labels, [boxes(store, view, ids)])
     return store
 
 
@@ -112,12 +114,12 @@ def expected(store: LabelStore) -> dict[str, Any]:
         "labels": LABELS,
         "payloads": [payload.decode() for payload in PAYLOADS],
         "fingerprint": store.manifest.dataset.fingerprint,
-        "samples": store.ids.tolist(),
-        "samples_digest": store.manifest.samples.digest,
+        "samples": [ids.tolist() for ids in SEGMENTS],
+        "samples_digests": [segment.digest for segment in store.manifest.samples],
         "manifest_digests": [store.manifest.digest(t) for t in range(len(NAMES))],
         "label_digests": [{key: record.labels for key, record in of.items()} for of in records.values()],
         "box_digests": {key: record.boxes for key, record in records[0].items()},
-        "boxes": [boxes(store, view).tolist() for view in range(VIEWS)],
+        "boxes": [boxes(store, view, store.ids).tolist() for view in range(VIEWS)],
         "planes": planes(store),
     }
 

@@ -1,7 +1,8 @@
-"""Logits that every op test shares: realistic, extreme, flat, tied, with holes."""
+"""Logits that every op test shares: realistic, extreme, flat, tied, with holes. And where Triton kernels run."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor
 
 MakeLogits = Callable[..., Tensor]
+
+# Triton reads this when it is imported. Without a GPU its kernels are interpreted, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def _logits(kind: str, B: int, C: int, seed: int) -> Tensor:
@@ -37,3 +42,9 @@ def _logits(kind: str, B: int, C: int, seed: int) -> Tensor:
 def make_logits() -> MakeLogits:
     """make_logits(kind, B, C, seed) -> float32 [B, C]."""
     return _logits
+
+
+@pytest.fixture(scope="session")
+def triton_device() -> str:
+    """Where tensors for Triton's kernels are: on the GPU, or for its interpreter on the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fastlabel.kernels.decode_topk import decode_topk, decode_topk_reference, topk_probabilities
 from fastlabel.kernels.decode_topk.numba import decode_topk_numba
 from fastlabel.kernels.encode_topk import encode_topk
-from fastlabel.kernels.label_format import widen
+from fastlabel.kernels.label_format import TAIL_MODELS, take_rows, widen
 
 KINDS = ["gaussian", "extreme", "equal", "flat", "confident", "lonely", "ties", "holes"]
 SHAPES = st.tuples(st.sampled_from([0, 1, 41]), st.sampled_from([2, 10, 401, 1271]))
@@ -21,20 +21,83 @@ PARTS = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))
 TEMPERATURES = st.one_of(st.sampled_from([1.0, 2.0, 0.5, 20.0, 1e-3, 1e6]), st.floats(0.05, 50))
 
 
-def assert_equals_reference(label, C, temperature):
-    got, expected = (f(*label, C, temperature) for f in (decode_topk, decode_topk_reference))
-    assert got.dtype == torch.float32 and got.shape == (len(label[0]), C)
+def assert_equals_reference(label, C, temperature, tail_model="uniform", rows=None):
+    got, expected = (f(*label, C, temperature, tail_model, rows) for f in (decode_topk, decode_topk_reference))
+    assert got.dtype == torch.float32 and got.shape == (len(label[0]) if rows is None else len(rows), C)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
     assert (got >= 0).all()
-    torch.testing.assert_close(got.double().sum(1), torch.ones(len(got)).double(), rtol=0, atol=1e-5)
+    sums = got.double().sum(1)
+    assert (sums <= 1 + 1e-5).all()
+    if tail_model != "zero":
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=150)
-@given(kind=st.sampled_from(KINDS), shape=SHAPES, part=PARTS, temperature=TEMPERATURES, seed=st.integers(0, 1000))
-def test_equals_reference(make_logits, kind, shape, part, temperature, seed):
+@given(
+    kind=st.sampled_from(KINDS),
+    shape=SHAPES,
+    part=PARTS,
+    temperature=TEMPERATURES,
+    tail_model=st.sampled_from(TAIL_MODELS),
+    seed=st.integers(0, 1000),
+    rows=st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=9)),
+)
+def test_equals_reference(make_logits, kind, shape, part, temperature, tail_model, seed, rows):
     B, C = shape
     label = encode_topk(make_logits(kind, B, C, seed), 1 + int(part * (C - 1)))
-    assert_equals_reference(label, C, temperature)
+    rows_B = None if rows is None or not B else torch.tensor([row % B for row in rows], dtype=torch.int64)
+    assert_equals_reference(label, C, temperature, tail_model, rows_B)
+
+
+@pytest.mark.parametrize("decode", [decode_topk, decode_topk_reference])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_tail_models(make_logits, decode, temperature):
+    """The definitions, from the uniform tail's result."""
+    label = encode_topk(make_logits("gaussian", 41, 401, 0), 16)
+    uniform, renormalised, zeroed = (decode(*label, 401, temperature, model) for model in TAIL_MODELS)
+    kept = torch.zeros(41, 401, dtype=torch.bool).scatter_(1, widen(label[0]).long(), True)
+    assert torch.equal(zeroed, uniform.where(kept, 0.0))
+    torch.testing.assert_close(renormalised, zeroed / zeroed.sum(1, keepdim=True), rtol=1e-5, atol=1e-8)
+    assert (zeroed.sum(1) < 0.99).any()
+    for model, dense in zip(TAIL_MODELS, (uniform, renormalised, zeroed), strict=True):
+        probs_BK, tail_B = topk_probabilities(label[1], label[2], 401, temperature, model)
+        torch.testing.assert_close(dense.gather(1, widen(label[0]).long()), probs_BK, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(dense.where(~kept, 0).amax(1), tail_B, rtol=1e-6, atol=1e-9)
+
+
+def test_all_tail_models_agree_when_all_classes_are_kept(make_logits):
+    label = encode_topk(make_logits("gaussian", 41, 10, 0), 10)
+    first, *others = (decode_topk(*label, 10, 2.0, model) for model in TAIL_MODELS)
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("C", [401, 70001])
+def test_rows_of_a_plane(make_logits, C):
+    plane = encode_topk(make_logits("gaussian", 7, C, 0), 4)
+    rows = torch.tensor([6, 0, 0, 3])
+    expected = decode_topk(*(take_rows(tensor, rows) for tensor in plane), C, 2.0)
+    assert torch.equal(decode_topk(*plane, C, 2.0, rows_B=rows), expected)
+    assert decode_topk(*plane, C, rows_B=rows[:0]).shape == (0, C)
+
+
+def test_one_compilation_serves_every_number_of_classes_and_rows():
+    for C in (10, 70001):
+        label = encode_topk(torch.zeros(2, C), 2)
+        for rows in (None, torch.tensor([1, 0, 1])):
+            decode_topk(*label, C, rows_B=rows)
+    assert len(decode_topk_numba.signatures) == 1
+
+
+def test_rows_out_of_range():
+    plane = encode_topk(torch.randn(3, 10, generator=torch.Generator().manual_seed(0)), 4)
+    rows = torch.tensor([2, 3, -1, 0])
+    with pytest.raises(ValueError, match="2 rows are outside of the 3 labels; expected 0 to 2"):
+        decode_topk(*plane, 10, rows_B=rows)
+    probs = decode_topk_reference(*plane, 10, rows_B=rows)
+    assert probs[1:3].isnan().all() and torch.equal(probs[[0, 3]], decode_topk_reference(*plane, 10)[[2, 0]])
+    with pytest.raises(ValueError, match="4 rows are outside of the 0 labels"):
+        decode_topk(*(tensor[:0] for tensor in plane), 10, rows_B=rows)
+    assert decode_topk_reference(*(tensor[:0] for tensor in plane), 10, rows_B=rows).isnan().all()
 
 
 @settings(deadline=None, max_examples=100)
@@ -78,10 +141,11 @@ def test_golden(decode):
 
 
 @pytest.mark.parametrize("k", [1, 7, 401])
-def test_every_lane_is_written(make_logits, k):
+@pytest.mark.parametrize("tail_model", range(3))
+def test_every_lane_is_written(make_logits, k, tail_model):
     arrays = [x.numpy() for x in encode_topk(make_logits("gaussian", 41, 401, 0), k)]
     out = np.full((41, 401), np.nan, np.float32)
-    assert decode_topk_numba(*arrays, 1.0, out) == 0
+    assert decode_topk_numba(*arrays, np.arange(41), 1.0, tail_model, out) == (0, 0)
     assert np.isfinite(out).all()
 
 
@@ -182,6 +246,9 @@ def test_damaged_class_ids_are_reported():
     classes.view(torch.int16)[1, 2] = 10
     with pytest.raises(ValueError, match="1 class ids are 10 or more"):
         decode_topk(classes, codes, tail, 10)
+    # Where nothing can be raised, the damaged row is NaN, and nothing is written elsewhere.
+    probs = decode_topk_reference(classes, codes, tail, 10)
+    assert probs[1].isnan().all() and not probs[[0, 2]].isnan().any()
 
 
 def test_wrong_arguments():
@@ -199,3 +266,9 @@ def test_wrong_arguments():
         decode_topk(classes, codes.to(torch.int16), tail, 10)
     with pytest.raises(ValueError, match=r"classes have shape \(3, 3\)"):
         decode_topk(classes[:, :3], codes, tail, 10)
+    with pytest.raises(ValueError, match="tail_model is 'none', expected one of 'uniform', 'renormalise', 'zero'"):
+        decode_topk(classes, codes, tail, 10, tail_model="none")
+    with pytest.raises(TypeError, match=r"rows have dtype torch\.int32, expected torch\.int64"):
+        decode_topk(classes, codes, tail, 10, rows_B=torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"rows have shape \(1, 2\), expected \[B\]"):
+        decode_topk(classes, codes, tail, 10, rows_B=torch.zeros(1, 2, dtype=torch.int64))

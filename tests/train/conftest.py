@@ -40,20 +40,32 @@ class MemoryLoader:
         logits = 8 * torch.rand(count, classes, generator=random)
         self.labels = TopKCodec(k=classes, num_classes=classes).encode(logits)
         self.batch_size = batch_size
-        self.epoch = 0
+        self.epoch = self.batches = 0
         self.epochs_served = []
 
     def __len__(self):
         return -(-len(self.targets) // self.batch_size)
 
+    def samples_in(self, batch):
+        return min(self.batch_size, len(self.targets) - batch * self.batch_size)
+
     def set_epoch(self, epoch):
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, 0
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "batches": self.batches}
+
+    def load_state_dict(self, state):
+        self.epoch, self.batches = state["epoch"], state["batches"]
 
     def __iter__(self):
         self.epochs_served.append(self.epoch)
         order = torch.randperm(len(self.targets), generator=torch.Generator().manual_seed(self.epoch))
-        for ids in order.split(self.batch_size):
+        for ids in order.split(self.batch_size)[self.batches :]:
+            self.batches += 1
             yield MemoryBatch(self.images[ids], self.labels[ids], self.targets[ids], ids)
+        self.epoch, self.batches = self.epoch + 1, 0
 
 
 @pytest.fixture

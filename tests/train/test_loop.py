@@ -7,7 +7,7 @@ import torch
 
 from fastlabel.errors import FastlabelError, InputError
 from fastlabel.models import load_teacher, pick_device
-from fastlabel.train import loop
+from fastlabel.train import tally
 from fastlabel.train.objectives import cached_loss, hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.weights import read_checkpoint
@@ -135,7 +135,7 @@ def test_a_folder_of_other_things_and_a_file_are_refused(tmp_path, make_trainer)
 
 @pytest.mark.parametrize("steps_between_checks", [1, 2, 50])
 def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, make_trainer, monkeypatch, steps_between_checks):
-    monkeypatch.setattr(loop, "STEPS_BETWEEN_CHECKS", steps_between_checks)
+    monkeypatch.setattr(tally, "STEPS_BETWEEN_CHECKS", steps_between_checks)
     calls = []
 
     def loss(logits, batch):

@@ -1,0 +1,179 @@
+"""What does the loss against stored labels cost, forward and backward, next to a dense target?
+
+    python -m benchmarks.loss [--device cuda --dtype bfloat16] [--json OUT]
+
+Peers: (a) `dense`: decode to a dense target, F.cross_entropy; (b) `compiled`: the same under torch.compile; (c) `fkd`:
+as FKD does it, a dense target scattered on the CPU and copied to the device. `copy` copies the logits once: the floor
+is to read them twice and to write the gradient once, 1.5 times as many bytes. On a CPU that others use too, look at
+the seconds of processor time, which all threads of the process took together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import Timing, alternate, summary, write_json
+from benchmarks.memory import peak_bytes
+from fastlabel.codec import TopKCodec
+from fastlabel.labels import TopKLabels
+from fastlabel.losses import soft_cross_entropy
+
+QUESTION = "time and peak memory of forward plus backward of the loss, against a dense target"
+Case = Callable[[], None]
+
+
+def measure(
+    batches: Iterable[int],
+    classes: Iterable[int],
+    kept: Iterable[int],
+    device: str,
+    dtype: str,
+    rounds: int,
+    compiled: bool,
+) -> Iterator[dict[str, Any]]:
+    """One cell of the grid after another, as plain values: seconds, bytes, ratios."""
+    for C in classes:
+        for B in batches:
+            for K in kept:
+                yield measure_cell(B, C, K, torch.device(device), getattr(torch, dtype), rounds, compiled)
+
+
+def measure_cell(
+    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool
+) -> dict[str, Any]:
+    """Seconds and peak bytes of every way to compute one loss and its gradient."""
+    cases, logits = make_cases(B, C, K, device, dtype, compiled)
+    repeats = 20 if device.type == "cuda" else 1
+    processor: dict[str, list[float]] = {name: [] for name in cases}
+    timings = alternate({name: _timed(case, repeats, device, processor[name]) for name, case in cases.items()}, rounds)
+    peaks = {name: peak_bytes(case, device) for name, case in cases.items() if name != "copy"}
+    cpu = {name: summary(seconds[1:]) for name, seconds in processor.items()}  # the first round warms up
+    ours, peers = timings["fused"].median, [name for name in cases if name not in ("fused", "copy")]
+    return {
+        "B": B,
+        "C": C,
+        "K": K,
+        "logits_bytes": logits.element_size() * B * C,
+        "seconds": {name: _each(timing, repeats) for name, timing in timings.items()},
+        "processor_seconds": {name: _each(timing, repeats) for name, timing in cpu.items()},
+        "peak_bytes": peaks,
+        "times_faster_than": {name: timings[name].median / ours for name in peers},
+        "times_less_processor_time_than": {name: cpu[name].median / cpu["fused"].median for name in peers},
+        "share_of_copy_bandwidth": 1.5 * timings["copy"].median / ours,
+    }
+
+
+def _each(timing: Timing, repeats: int) -> dict[str, float]:
+    """Of one of several repeats."""
+    return {key: value if key == "rounds" else value / repeats for key, value in asdict(timing).items()}
+
+
+def make_cases(
+    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, compiled: bool
+) -> tuple[dict[str, Case], Tensor]:
+    """The ways to compute one loss and its gradient, and the logits that they share."""
+    torch.manual_seed(0)
+    labels = TopKCodec(K, C).encode(3 * torch.randn(B, C))
+    probs_BK, tail_B = labels.probabilities()
+    classes_BK = labels.classes.to(torch.int64)
+    there = labels.to(device)
+    logits = torch.randn(B, C).to(device, dtype).requires_grad_()
+    other = torch.empty_like(logits, requires_grad=False)
+
+    def fkd() -> Tensor:
+        target_BC = tail_B[:, None].repeat(1, C).scatter_(1, classes_BK, probs_BK).to(device)
+        return -(target_BC * F.log_softmax(logits.float(), dim=1)).sum(1).mean()
+
+    def dense(logits: Tensor, labels: TopKLabels) -> Tensor:
+        return F.cross_entropy(logits.float(), labels.dense())
+
+    losses: dict[str, Callable[[], Tensor]] = {
+        "fused": lambda: soft_cross_entropy(logits, there),
+        "dense": lambda: dense(logits, there),
+        "fkd": fkd,
+    }
+    if compiled:
+        torch.compiler.reset()  # each cell is compiled for its own shapes
+        compiled_dense = torch.compile(dense, fullgraph=True, dynamic=False)
+        losses["compiled"] = lambda: compiled_dense(logits, there)
+    cases = {name: _with_gradient(loss, logits) for name, loss in losses.items()}
+
+    def copy() -> None:
+        other.copy_(logits.detach())
+
+    return {**cases, "copy": copy}, logits
+
+
+def _with_gradient(loss: Callable[[], Tensor], logits: Tensor) -> Case:
+    def case() -> None:
+        logits.grad = None
+        loss().backward()
+
+    return case
+
+
+def _timed(case: Case, repeats: int, device: torch.device, processor_seconds: list[float]) -> Case:
+    """A case often enough to be timed from the host, until the device is done; notes the processor time it takes."""
+
+    def run() -> None:
+        started = time.process_time()
+        for _ in range(repeats):
+            case()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        processor_seconds.append(time.process_time() - started)
+
+    return run
+
+
+def describe(cell: dict[str, Any]) -> str:
+    """One line: milliseconds, then how the others compare, in time and in memory beyond the gradient."""
+    less = cell["times_less_processor_time_than"]
+    faster = ", ".join(f"{name} {ratio:.1f}x ({less[name]:.1f}x)" for name, ratio in cell["times_faster_than"].items())
+    gradient = cell["logits_bytes"]
+    extra = {name: (peak - gradient) / 2**20 for name, peak in cell["peak_bytes"].items() if peak is not None}
+    memory = ", ".join(f"{name} {max(0.0, value):.1f}" for name, value in extra.items())
+    return (
+        f"B={cell['B']} C={cell['C']} K={cell['K']}: {1e3 * cell['seconds']['fused']['median']:.2f} ms; "
+        f"faster (in processor time) than {faster}; {cell['share_of_copy_bandwidth']:.0%} of a copy's bandwidth; "
+        f"MiB beyond the gradient: {memory}"
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+@click.command()
+@click.option("--batches", default="256,1024,4096", show_default=True)
+@click.option("--classes", default="1000,21841", show_default=True)
+@click.option("--kept", default="8,16,64", show_default=True)
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--rounds", default=9, show_default=True)
+@click.option("--compile/--no-compile", "compiled", default=True, help="Whether to measure (b).")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Keep the result there.")
+def main(
+    batches: str, classes: str, kept: str, device: str, dtype: str, rounds: int, compiled: bool, out: Path | None
+) -> None:
+    """Measure the loss against stored labels."""
+    cells = []
+    for cell in measure(_numbers(batches), _numbers(classes), _numbers(kept), device, dtype, rounds, compiled):
+        click.echo(describe(cell))
+        cells.append(cell)
+    if out is not None:
+        threads = torch.get_num_threads()
+        write_json(out, QUESTION, {"device": device, "dtype": dtype, "threads": threads, "cells": cells})
+
+
+if __name__ == "__main__":
+    main()
