@@ -28,7 +28,7 @@ from fastlabel.labels import TopKLabels
 from fastlabel.losses import soft_cross_entropy
 
 QUESTION = "time and peak memory of forward plus backward of the loss, against a dense target"
-Case = Callable[[], None]
+Case = Callable[[], Tensor | None]
 
 
 def measure(
@@ -107,21 +107,24 @@ def make_cases(
         losses["compiled"] = lambda: compiled_dense(logits, there)
     cases = {name: _with_gradient(loss, logits) for name, loss in losses.items()}
 
-    def copy() -> None:
-        other.copy_(logits.detach())
+    def copy() -> Tensor:
+        return other.copy_(logits.detach())
 
     return {**cases, "copy": copy}, logits
 
 
 def _with_gradient(loss: Callable[[], Tensor], logits: Tensor) -> Case:
-    def case() -> None:
-        logits.grad = None
+    """Forward and backward; the gradient is handed over, so that none is held between calls."""
+
+    def case() -> Tensor | None:
         loss().backward()
+        gradient, logits.grad = logits.grad, None
+        return gradient
 
     return case
 
 
-def _timed(case: Case, repeats: int, device: torch.device, processor_seconds: list[float]) -> Case:
+def _timed(case: Case, repeats: int, device: torch.device, processor_seconds: list[float]) -> Callable[[], None]:
     """A case often enough to be timed from the host, until the device is done; notes the processor time it takes."""
 
     def run() -> None:

@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_M_MMAP_THRESHOLD = -3
-MAPPED_FROM = 1 << 16  # bytes
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
     """Bytes at the peak of one call less those before it; None where the system does not tell.
 
-    CUDA: what the caching allocator gave out. CPU: resident memory of the process, all of it, Numba's scratch too. From
-    the first measurement on, every block of 64 KiB or more is mapped by itself, and so returned when it is freed.
+    CUDA: what the caching allocator gave out. CPU: resident memory of the process, all of it, Numba's scratch too.
     """
     gc.collect()
     if device.type == "cuda":
@@ -30,11 +27,9 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     if not _CLEAR.exists():
         return None
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)
     call()  # what stays (compiled code, thread stacks) is there before
     gc.collect()
-    libc.malloc_trim(0)
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed is no longer resident, and counts when it is used again
     _CLEAR.write_text("5")  # resets the high-water mark: man 5 proc
     before = _resident("VmRSS")
     call()

@@ -8,7 +8,7 @@ no tail logit exceeds. With Y >= 0 the gap of a tail logit below that bound, the
     x = E[Y],    delta = x + ln E[exp(-Y)] = KL(even || u),    and wanted is    KL(u || even) = -E_u[Y] - ln E[exp(-Y)].
 
 Were the tail's logits Gaussian without a bound, both divergences would be equal: half the variance. But the bound cuts
-off the upper end, where the mass is, and that estimate is then 5 to 100 % too high. So they are taken as a Gaussian cut
+off the upper end, where the mass is, and that estimate is then 5 to 160 % too high. So they are taken as a Gaussian cut
 off at the bound, whose two parameters follow from x and delta. The flattest such density is the exponential one, with
 delta = x - ln(1 + x); a larger delta (few, low classes) is read as a Gamma density of Y, which continues it.
 docs/inspect.md has the errors of this estimate, measured.

@@ -15,6 +15,7 @@ from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target
 from fastlabel.kernels.soft_cross_entropy.reference import loss_dtype
 
 PARTS_PER_THREAD = 4
+SMALLEST_PART = 1 << 15  # logits, about 20 us
 
 Array = NDArray[Any]
 
@@ -35,7 +36,7 @@ def forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tu
     loss, stats = torch.empty(B, dtype=dtype), torch.empty(B, 2, dtype=dtype)
     words, kind = _words(logits_BC)
     arguments = _arguments(target, student_temperature, dtype)
-    bad = kernels.forward(words, kind, *arguments, loss.numpy(), stats.numpy(), _parts(B))
+    bad = kernels.forward(words, kind, *arguments, loss.numpy(), stats.numpy(), _parts(logits_BC))
     if any(bad):
         raise ValueError(_what_is_bad(bad, C, target))
     return loss, stats
@@ -48,13 +49,14 @@ def backward(grad_B: Tensor, logits_BC: Tensor, stats_B2: Tensor, target: Target
     words, kind = _words(logits_BC)
     grad, stats = _array(grad_B.to(dtype)), _array(stats_B2)
     arguments = _arguments(target, student_temperature, dtype)
-    kernels.backward(grad, words, kind, stats, *arguments, _words(gradient_BC)[0], _parts(len(grad)))
+    kernels.backward(grad, words, kind, stats, *arguments, _words(gradient_BC)[0], _parts(logits_BC))
     return gradient_BC
 
 
-def _parts(rows: int) -> int:
-    """Ranges of rows that the threads share: each allocates scratch memory once."""
-    return min(rows, PARTS_PER_THREAD * nb.get_num_threads())
+def _parts(logits_BC: Tensor) -> int:
+    """Ranges of rows that the threads share: each allocates scratch memory once, and is worth waking a thread."""
+    B, C = logits_BC.shape
+    return max(1, min(B, PARTS_PER_THREAD * nb.get_num_threads(), B * C // SMALLEST_PART))
 
 
 def _words(tensor: Tensor) -> tuple[Array, int]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import platform
 import re
 import sys
 import tempfile
@@ -212,6 +214,7 @@ def main() -> int:
         found = run(store, tuple(options.faults), options.sample, options.seed, options.reading)
     result = {
         "date": str(date.today()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "files": len(files),
         "bytes": sum(map(len, files.values())),
         "teachers": options.teachers,
