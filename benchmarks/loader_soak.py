@@ -10,6 +10,7 @@ slope is that of a line through the epochs after the warm-up.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Footprint:
 
     @classmethod
     def now(cls) -> Footprint:
+        time.sleep(0.05)  # a thread that was joined leaves /proc a moment later
         lines = (line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         status = {name: value.split()[0] for name, value in lines if value.split()}
         files = len(list(Path("/proc/self/fd").iterdir()))

@@ -41,7 +41,10 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
 def command(as_json: bool, teacher: tuple[str, ...], **options: Any) -> None:
     """Train a student on the views of STORE.zarr, whose image size and crops it takes.
 
-    OUT gets metrics.jsonl, config.json, last.pt and the checkpoints kept.
+    OUT gets metrics.jsonl, config.json, last.pt and the checkpoints kept. last.pt is written every minute too, and on
+    SIGINT and SIGTERM: --resume goes on after the step that it stands after, with the samples and views that were left.
+
+    On several GPUs or machines: torchrun --nproc-per-node N -m fastlabel.cli.main train-student ...
     """
     from fastlabel.train import StudentConfig, train_student
 

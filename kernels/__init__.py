@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numba
 
+from fastlabel.kernels.tbb import load_packaged_tbb
+
 
 def _require_threadsafe_layer() -> None:
     """Leave Numba TBB or OpenMP: its `workqueue` layer aborts when two threads run parallel kernels."""
@@ -25,4 +27,5 @@ def _require_threadsafe_layer() -> None:
         )
 
 
+load_packaged_tbb()
 _require_threadsafe_layer()

@@ -13,6 +13,8 @@ import numba
 import numpy as np
 import torch
 
+import fastlabel.kernels  # noqa: F401  # picks the threading layer and its library before ffcv brings others
+
 _torch_threads = torch.get_num_threads()
 _numba_threads = numba.get_num_threads()
 try:

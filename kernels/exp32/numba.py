@@ -25,7 +25,7 @@ _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (
         0.0013836834583063587,
     )
 )
-_BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
+_SHIFT, _MANTISSA_BITS = np.float32(1.5 * 2**23 + 127), np.int32(23)  # 127: the bias of the exponent
 
 
 @intrinsic
@@ -52,7 +52,9 @@ def bits_of_float(typing_context, value):
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def exp32(x):
     """exp(x) of a float32 up to 88; 0 below -87.3, NaN for NaN."""
-    n = np.rint(x * _LOG2_E)
+    # So large a number has no place for fractions: the sum is rounded to an integer, which are its lowest bits.
+    shifted = x * _LOG2_E + _SHIFT
+    n = shifted - _SHIFT
     r = x - n * _LN_2
     p = _C6
     p = p * r + _C5
@@ -61,5 +63,5 @@ def exp32(x):
     p = p * r + _C2
     p = p * r + _C1
     p = p * r + _C0
-    power = float_of_bits((np.int32(n) + _BIAS) << _MANTISSA_BITS)
+    power = float_of_bits(bits_of_float(shifted) << _MANTISSA_BITS)
     return np.float32(0) if x < _LOWEST else p * power

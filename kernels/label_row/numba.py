@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from fastlabel.kernels.decode_topk.numba import _tail_log_weight, _weights_of_codes
-from fastlabel.kernels.label_format import ZERO_MASS
+from fastlabel.kernels.label_format import LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, ZERO_MASS
 
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -40,49 +40,56 @@ def tables(temperature, num_classes):
 @numba.njit(**_OPTIONS)
 def read_label(label, row, decoding, ids, weights):
     """Fill ids (-1: an empty place) and weights; return the rest, the mass, and how many ids are out of range."""
-    words, K = label[0][row], places(label)
-    per_class = words.size // K
-    num_classes, outside = decoding[3], 0
-    for i in range(K):
-        ids[i] = np.int64(words[i * per_class])
-        if per_class == 2:
-            ids[i] |= np.int64(words[2 * i + 1]) << 16
-        if ids[i] >= num_classes:
-            empty = label[3].size > 0 and ids[i] == 0xFFFFFFFF
-            outside += 0 if empty else 1
-            ids[i] = -1
-    if label[1].size:
-        rest, mass = _coded(label[1][row], label[2][row], decoding, weights)
+    words, codes, tail, probs, rest, _ = label
+    outside = _read_ids(words, row, probs.size > 0, decoding[3], ids, places(label))
+    if codes.size:
+        each, mass = _coded(codes, tail, row, decoding, weights)
     else:
-        rest, mass = _weighted(label[3][row], label[4][row], num_classes, ids, weights)
-    return rest, mass, outside
+        each, mass = _weighted(probs, rest, row, decoding[3], ids, weights)
+    return each, mass, outside
 
 
 @numba.njit(**_OPTIONS)
-def _coded(codes, tail, decoding, weights):
+def _read_ids(words, row, may_be_empty, num_classes, ids, K):
+    wide, outside = words.shape[1] > K, 0
+    for i in range(K):
+        ids[i] = np.int64(words[row, 2 * i]) | (np.int64(words[row, 2 * i + 1]) << 16) if wide else words[row, i]
+        if ids[i] >= num_classes:
+            outside += 0 if may_be_empty and ids[i] == 0xFFFFFFFF else 1
+            ids[i] = -1
+    return outside
+
+
+@numba.njit(**_OPTIONS)
+def _coded(codes, tail, row, decoding, weights):
     of_codes, of_codes_at_1, temperature, num_classes = decoding
-    unlisted = num_classes - codes.size
+    K = codes.shape[1]
+    unlisted, kept = num_classes - K, 0.0
+    for i in range(K):
+        weights[i] = of_codes[codes[row, i]]
+        kept += weights[i]
     scale, tail_weight = 1.0, 0.0
-    if unlisted > 0 and tail[0] != ZERO_MASS:
-        lam = _tail_log_weight(codes, tail, of_codes_at_1, math.log(unlisted), temperature)
-        scale, tail_weight = math.exp(-max(lam, 0.0)), math.exp(min(lam, 0.0))
-    total = unlisted * tail_weight
-    for i in range(codes.size):
-        weights[i] = scale * of_codes[codes[i]]
-        total += weights[i]
-    for i in range(codes.size):
-        weights[i] /= total
-    return tail_weight / total, 1.0
+    if unlisted > 0 and tail[row, 0] != ZERO_MASS:
+        if temperature == 1.0:  # the stored log-odds as they are: no logarithm there and back
+            odds = math.exp((np.int64(tail[row, 0]) - 1) / LOG_ODDS_PER_NAT - LOG_ODDS_OFFSET)
+            tail_weight = odds * kept / unlisted
+        else:
+            lam = _tail_log_weight(codes[row], tail[row], of_codes_at_1, math.log(unlisted), temperature)
+            scale, tail_weight = math.exp(-max(lam, 0.0)), math.exp(min(lam, 0.0))
+    share = 1 / (scale * kept + unlisted * tail_weight)
+    for i in range(K):
+        weights[i] *= scale * share
+    return tail_weight * share, 1.0
 
 
 @numba.njit(**_OPTIONS)
-def _weighted(probs, rest, num_classes, ids, weights):
+def _weighted(probs, rest, row, num_classes, ids, weights):
     mass, unlisted = 0.0, num_classes
-    for i in range(probs.size):
+    for i in range(probs.shape[1]):
         weights[i] = 0.0
         if ids[i] >= 0:
-            weights[i] = probs[i]
+            weights[i] = probs[row, i]
             mass += weights[i]
             unlisted -= 1
-    each = np.float64(rest)
+    each = np.float64(rest[row])
     return each, mass + unlisted * each

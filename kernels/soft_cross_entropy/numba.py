@@ -97,8 +97,11 @@ def _sum_exp(row, top, scale, gaps):
 @numba.njit(fastmath=_SUM, **_OPTIONS)
 def _sum(values):
     total = 0.0
-    for j in range(values.size):
-        total += np.float64(values[j])
+    for start in range(0, values.size, _TILE):
+        tile, part = values[start : start + _TILE], values.dtype.type(0)
+        for j in range(tile.size):
+            part += tile[j]
+        total += part
     return total
 
 
