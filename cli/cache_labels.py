@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     A run that was interrupted goes on where it was when the same command is given again.
     """
     from fastlabel.cache import cache_labels
+    from fastlabel.errors import Interrupted
     from fastlabel.ranks import Ranks
     from fastlabel.stopping import stop_requests
 
@@ -64,11 +66,11 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     teachers = take_teachers(options)
     ranks = Ranks.from_environment()
     try:
-        with stop_requests("finishing the unit in hand; once more stops at once, and loses it") as stop:
+        with stop_requests("finishing the unit in hand; once more stops at once, and loses it", patient=False) as stop:
             report = cache_labels(data, store, teachers, subset=ids, progress=True, stop=stop, ranks=ranks, **options)
     except KeyboardInterrupt:
-        click.echo("interrupted: what is committed is kept; give the same command again to go on", err=True)
-        raise
+        how = "what is committed is kept; give the same command again to go on"
+        raise Interrupted(f"interrupted: {how}", stop.signum or signal.SIGINT) from None
     if not ranks.first:
         return
     click.echo(json.dumps(asdict(report)) if as_json else _describe(report))

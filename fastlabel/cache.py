@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fastlabel import commit
 from fastlabel.commit import UnitAddress
-from fastlabel.errors import InputError
+from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.forward import TeacherForward
 from fastlabel.growth import Growth, grown_store, plan_growth
 from fastlabel.images.beton import Beton
@@ -28,6 +28,7 @@ from fastlabel.manifest import (
     Manifest,
     Segment,
     Unit,
+    first_difference,
     ids_digest,
 )
 from fastlabel.models import pick_device
@@ -133,9 +134,11 @@ def cache_labels(
     ids = _choose_samples(beton, ipc, subset, seed)
     infos = tuple(describe(teacher, beton, k, device, forward_batch) for teacher in models)
     with ranks.group():
-        fingerprint = ranks.agree(beton.fingerprint(progress) if ranks.first else None)
+        if ranks.first:
+            beton.fingerprint(progress)  # kept in a file, for the ranks that see it
+        ranks.agree(None)
         manifest = Manifest(
-            DatasetInfo(beton.num_samples, beton.num_classes, fingerprint),
+            DatasetInfo(beton.num_samples, beton.num_classes, beton.fingerprint()),
             (Segment(len(ids), ids_digest(ids)),),
             policy,
             views,
@@ -143,6 +146,7 @@ def cache_labels(
             infos,
         )
         manifest.validate()
+        _check_ranks(ranks, manifest)
         growth = plan_growth(Path(store), manifest, ids)
         images = ImageLoader(beton, policy, decode_batch or decode_batch_size(policy.size), num_workers)
         forwards = [TeacherForward(*pair, device) for pair in zip(models, manifest.teachers, strict=True)]
@@ -151,13 +155,34 @@ def cache_labels(
         with ExitStack() as held:
             work = None
             if ranks.first:
-                growth = held.enter_context(grown_store(Path(store), manifest, ids, beton.class_names))
+                shared = ranks.world_size > 1
+                growth = held.enter_context(grown_store(Path(store), manifest, ids, beton.class_names, shared))
                 todo = [(unit, growth.lacking(unit)) for unit in commit.addresses(growth.manifest)]
                 work = (growth.teachers, todo)
             numbers, todo = ranks.agree(work)
+            if not ranks.first:
+                held.enter_context(commit.writing(Path(store), shared=True))
             target = growth.store if ranks.first and growth.store else LabelStore.open(store)
             of_number = dict(zip(numbers, forwards, strict=True))
             return _label(target, images, of_number, todo, progress, stop, ranks)
+
+
+def _check_ranks(ranks: Ranks, manifest: Manifest) -> None:
+    """ManifestMismatchError unless all ranks would make the same store: rank 0's manifest stands for all labels."""
+    mine = manifest.shared_dict() | {
+        "num_views": manifest.num_views,
+        "samples": [asdict(segment) for segment in manifest.samples],
+        "teachers": [teacher.identity() for teacher in manifest.teachers],
+    }
+    first, *others = ranks.gather(mine)
+    for rank, other in enumerate(others, start=1):
+        difference = first_difference(first, other)
+        if difference:
+            where, found, wanted = difference
+            raise ManifestMismatchError(
+                f"the ranks of this run disagree: {where} is {found} on rank 0 and {wanted} on rank {rank}; "
+                "give all the same command, data, teachers and kind of device"
+            )
 
 
 def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, seed: int) -> NDArray[np.int64]:
@@ -207,9 +232,10 @@ def _label(
         disable=not progress,
     ) as bar:
         for unit, lacking in share:
-            if stop is not None:
+            with stop.deferred() if stop is not None else nullcontext():
+                label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
+            if stop is not None and unit is not share[-1][0]:
                 stop.check("what is committed is kept; give the same command again to go on")
-            label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
     ranks.agree(None)
     done = sum(len(lacking) for _, lacking in open_units)
     return _report(store, list(forwards), missing, done, time.monotonic() - started)

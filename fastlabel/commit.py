@@ -158,17 +158,36 @@ def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Hold a store for writing; the lock dies with its process. StoreError where another process holds it."""
-    handle = os.open(root, os.O_RDONLY)
+def writing(root: Path, shared: bool = False) -> Iterator[WriterLock]:
+    """Hold a store for writing; the lock dies with its process. StoreError where another run holds it.
+
+    Args:
+        shared: as a rank of a run whose first rank has shared its lock.
+    """
+    lock = WriterLock(root, os.open(root, os.O_RDONLY))
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another process is labelling into {root}; wait for it, or stop it") from error
-        yield
+        lock.take(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield lock
     finally:
-        os.close(handle)
+        os.close(lock.handle)
+
+
+@dataclass(frozen=True)
+class WriterLock:
+    """A store held for writing: exclusively, or together with the other ranks of a run."""
+
+    root: Path
+    handle: int
+
+    def take(self, kind: int) -> None:
+        try:
+            fcntl.flock(self.handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"another process is labelling into {self.root}; wait for it, or stop it") from error
+
+    def share(self) -> None:
+        """Let the other ranks of this run in. Another run stays out for as long as one of them lives."""
+        self.take(fcntl.LOCK_SH)
 
 
 def sweep(root: Path) -> int:

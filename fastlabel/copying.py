@@ -142,9 +142,7 @@ def _copy_unit(
         shutil.copyfile(path, to)
     # What arrived is compared, not what was read.
     if copy.record(unit, target) != record:
-        raise StoreError(
-            f"{store.path}: the record of {unit.key} of teacher {teacher} changed meanwhile"
-        )
+        raise StoreError(f"{store.path}: the record of {unit.key} of teacher {teacher} changed meanwhile")
     try:
         labels = copy.read_unit(unit, target)
     except StoreError as error:

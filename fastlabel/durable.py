@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,8 @@ def appearing(path: Path) -> Iterator[Path]:
         raise StoreError(f"{path} exists already; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
+    # Process ids are not unique among containers that share a folder.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     partial.mkdir()
     lock = os.open(partial, os.O_RDONLY)
     try:
@@ -69,7 +70,8 @@ def _rename_folder(partial: Path, path: Path) -> None:
 def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f"{escape(path.name)}.*{PARTIAL}"):
         owner = left.name[len(path.name) + 1 : -len(PARTIAL)]
-        if owner.isdecimal() and not _is_running(int(owner)) and _is_unlocked(left):
+        pid = owner.partition("-")[0]
+        if pid.isdecimal() and not _is_running(int(pid)) and _is_unlocked(left):
             shutil.rmtree(left, ignore_errors=True)
 
 

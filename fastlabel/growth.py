@@ -78,9 +78,12 @@ def plan_growth(path: Path, wanted: Manifest, ids: NDArray[np.int64]) -> Growth:
 
 @contextmanager
 def grown_store(
-    path: Path, wanted: Manifest, ids: NDArray[np.int64], class_names: Sequence[str] | None
+    path: Path, wanted: Manifest, ids: NDArray[np.int64], class_names: Sequence[str] | None, shared: bool = False
 ) -> Iterator[Growth]:
     """Make the store of a run, or grow the one that is there; hold it for writing until the block ends.
+
+    Args:
+        shared: once it has grown, let other ranks hold it as well: ``commit.writing(path, shared=True)``.
 
     Yields:
         The growth that is done: its ``store`` has its ``manifest``.
@@ -91,12 +94,14 @@ def grown_store(
     if not path.exists():
         plan_growth(path, wanted, ids)
         LabelStore.create(path, wanted, [ids], class_names)
-    with commit.writing(path):
+    with commit.writing(path) as lock:
         growth = plan_growth(path, wanted, ids)
         assert growth.store is not None
         commit.sweep(path)
         if growth.manifest != growth.store.manifest:
             growth = replace(growth, store=growth.store.grow(growth.manifest, growth.new_ids))
+        if shared:
+            lock.share()
         yield growth
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -17,12 +18,17 @@ from torch.export.passes import move_to_device_pass
 from fastlabel.errors import TeacherError
 from fastlabel.hub import Network
 from fastlabel.models import ModelSpec
+from fastlabel.program_text import text_faults
 from fastlabel.weights import file_sha256
 
 SUFFIX = ".pt2"
-# PyTorch evaluates the size expressions of a program as Python. Let through are numbers, names, 'names' in quotes,
-# operators, and calls of sympy's classes, whose names are capitalised: no attribute, and no function of Python's own.
-_EXPRESSION = re.compile(r"(?:[A-Z]\w*\(|(?!__)[A-Za-z_]\w*(?!\w|\s*\()|'(?!__)\w+'|\d+(?:\.\d+)?|[-+*/%(),<>=!&|~ ])*")
+# All that torch.export.save writes. PyTorch loads whatever begins with models/, and looks names up in any case.
+_PARTS = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/(?:version|serialization_id)|models/model\.json"
+    r"|data/weights/(?:weight_\d+|model_weights_config\.json|model\.pt)|data/sample_inputs/model\.pt"
+    r"|data/constants/(?:(?:tensor|custom_obj|opaque_obj)_\d+|model_constants_config\.json|model\.pt)|extra/[\w./-]+",
+    re.ASCII,
+)
 
 
 class Program(nn.Module):
@@ -81,45 +87,45 @@ def check_archive(path: Path) -> None:
             broken = archive.testzip()
             if broken is not None:
                 raise TeacherError(f"{path} is damaged: the checksum of its part {broken} is wrong")
-            reason = next(_dangers(archive), None)
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
-        raise TeacherError(f"{path} is no program that torch.export.save wrote, or is damaged: {error}") from error
+            reason = _odd_entries(archive.namelist())
+        reason = reason or next(_dangers(torch._C.PyTorchFileReader(str(path))), None)
+    except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, AttributeError, TypeError) as error:
+        message = (str(error).splitlines() or ["no reason given"])[0]
+        raise TeacherError(f"{path} is no program that torch.export.save wrote, or is damaged: {message}") from error
     if reason:
         raise TeacherError(f"{path} is refused: {reason}")
 
 
-def _dangers(archive: zipfile.ZipFile) -> Iterator[str]:
-    names = {name.partition("/")[2]: name for name in archive.namelist()}
+def _odd_entries(entries: list[str]) -> str | None:
+    """Why PyTorch might read other parts than these, if it might: of two parts of one name it takes the first."""
+    if len({entry.casefold() for entry in entries}) != len(entries):
+        return "it has two parts of the same name"
+    if len({entry.partition("/")[0] for entry in entries}) > 1:
+        return "it has more than one folder at its top"
+    return None
+
+
+def _dangers(reader: Any) -> Iterator[str]:
+    # Read as PyTorch will read it, since archives can be made that two readers see differently.
+    names = reader.get_all_records()
     if "archive_format" not in names or not any(name.startswith("models/") for name in names):
         yield "it is not of the format of torch.export.save of PyTorch 2.8 and later; export it again"
-    for name, entry in names.items():
+    for name in names:
         if name.startswith("data/aotinductor/"):
             yield f"it holds compiled code ({name})"
-        elif name.startswith(("data/weights/", "data/constants/")) and name.endswith("_config.json"):
-            for what, payload in json.loads(archive.read(entry))["config"].items():
+        if not _PARTS.fullmatch(name):
+            yield f"its part {name} is none that torch.export.save writes"
+        elif name.endswith("_config.json"):
+            for what, payload in json.loads(reader.get_record(name))["config"].items():
                 if payload.get("use_pickle") or "obj" in payload["path_name"]:
                     yield f"its {what} is a pickled object, which can run code when loaded"
         elif name.endswith(".pt"):
-            with archive.open(entry) as file:
-                try:
-                    torch.load(file, weights_only=True, map_location="cpu")
-                except Exception:
-                    yield f"its part {name} is a pickle of more than tensors, which can run code when loaded"
-        elif name.startswith("models/") and name.endswith(".json"):
-            for text in _expressions(json.loads(archive.read(entry))):
-                if not _EXPRESSION.fullmatch(text):
-                    yield f"its size expression {text[:40]!r} is more than arithmetic"
-
-
-def _expressions(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key == "expr_str" and isinstance(item, str):
-                yield item
-            yield from _expressions(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _expressions(item)
+            try:
+                torch.load(io.BytesIO(reader.get_record(name)), weights_only=True, map_location="cpu")
+            except Exception:
+                yield f"its part {name} is a pickle of more than tensors, which can run code when loaded"
+        elif name == "models/model.json":
+            yield from text_faults(json.loads(reader.get_record(name)))
 
 
 def _signature(path: Path, program: ExportedProgram) -> tuple[Tensor, Tensor]:
@@ -155,7 +161,9 @@ def _check_repeatable(path: Path, program: ExportedProgram) -> None:
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise TeacherError(f"{path} changes its own buffers when it runs: export it in eval mode, after model.eval()")
-    for node in program.graph.nodes:
+    # What runs under no_grad or autocast is a graph of its own.
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         given = _arguments(node)

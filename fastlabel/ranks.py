@@ -30,7 +30,7 @@ class Ranks:
     def from_environment(cls) -> Ranks:
         """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; a single process without them."""
         values = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-        if values[0] is None and values[1] is None:
+        if values[0] is None or values[1] is None:
             return cls()
         try:
             ranks = cls(*(int(value or 0) for value in values))
@@ -52,8 +52,8 @@ class Ranks:
 
     @contextmanager
     def group(self) -> Iterator[Ranks]:
-        """A process group over all ranks while inside; nothing for a single process."""
-        if self.world_size == 1:
+        """A process group over all ranks while inside: the program's own, if there is one; none for one process."""
+        if self.world_size == 1 or dist.is_initialized():
             yield self
             return
         dist.init_process_group("gloo", rank=self.rank, world_size=self.world_size, timeout=PATIENCE)
@@ -77,3 +77,13 @@ class Ranks:
         except RuntimeError as error:
             raise FastlabelError("another rank of this run has ended; its own message says why") from error
         return holder[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, on every rank, once all are here. FastlabelError: another rank has ended."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            try:
+                dist.all_gather_object(values, value)
+            except RuntimeError as error:
+                raise FastlabelError("another rank of this run has ended; its own message says why") from error
+        return values

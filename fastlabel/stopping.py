@@ -16,8 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Whether somebody asked a run to stop; made by ``stop_requests``."""
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
         self.signum: int | None = None
+        self.patient = patient
 
     @property
     def requested(self) -> bool:
@@ -28,19 +29,30 @@ class StopRequest:
         if self.signum is not None:
             raise Interrupted(f"stopped by {signal.Signals(self.signum).name}: {how_to_go_on}", self.signum)
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Work that is worth finishing: a first signal is noted meanwhile, and obeyed by the next ``check``."""
+        before, self.patient = self.patient, True
+        try:
+            yield
+        finally:
+            self.patient = before
+
 
 @contextmanager
-def stop_requests(notice: str) -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM, and write ``notice`` to stderr; the next one interrupts at once.
+def stop_requests(notice: str, patient: bool = True) -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM, and write ``notice`` to stderr; the next one raises KeyboardInterrupt.
 
-    To be used in the main thread. A signal that is ignored, as SIGINT is in a background job, stays ignored.
+    Without ``patient`` the first one does so too, but for work inside of ``StopRequest.deferred``. To be used in the
+    main thread. A signal that is ignored, as SIGINT is in a background job, stays ignored.
     """
-    stop = StopRequest()
+    stop = StopRequest(patient)
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
+        at_once = stop.requested or not stop.patient
         stop.signum = signum
+        if at_once:
+            raise KeyboardInterrupt
         # Not print: the signal may have come in the middle of one.
         os.write(2, f"\n{signal.Signals(signum).name}: {notice}\n".encode())
 

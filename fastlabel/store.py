@@ -235,8 +235,7 @@ class LabelStore:
 
     def remedy(self, unit: UnitAddress, teacher: int) -> str:
         """What to do about a damaged unit, for error messages."""
-        record = commit.record_path(self.path, teacher, unit).parent
-        return f"to label it again, remove {record} and give its `fastlabel cache-labels` command again"
+        return f"`fastlabel repair {self.path} DATA.beton --teacher ...` labels it again"
 
     def write(
         self, unit: UnitAddress, teacher: int, labels: dict[str, NDArray[Any]], boxes: Sequence[NDArray[np.int32]]

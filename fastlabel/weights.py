@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def is_checkpoint(content: object) -> bool:
     """Whether the contents of a file are a checkpoint of train-teacher or train-student."""
-    return isinstance(content, dict) and "format" in content
+    return isinstance(content, dict) and {"format", "spec", "state"} <= content.keys()
 
 
 def checked(path: Path, content: object) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from fastlabel import commit
 from fastlabel.durable import appearing, fsync, write_durably
 from fastlabel.errors import StoreError
 
@@ -55,3 +57,18 @@ def test_a_small_file_is_replaced(tmp_path: Path) -> None:
 def test_a_file_that_vanished(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="vanished while it was written"):
         fsync(tmp_path / "gone")
+
+
+def test_ranks_share_the_lock_of_a_store_and_keep_others_out(tmp_path: Path) -> None:
+    with ExitStack() as first_rank, ExitStack() as second_rank:
+        lock = first_rank.enter_context(commit.writing(tmp_path))
+        with pytest.raises(StoreError, match="another process"):
+            second_rank.enter_context(commit.writing(tmp_path, shared=True))
+        lock.share()
+        second_rank.enter_context(commit.writing(tmp_path, shared=True))
+        first_rank.close()  # it died, the second one still labels
+        with pytest.raises(StoreError, match="another process"), commit.writing(tmp_path):
+            pass
+        second_rank.close()
+        with commit.writing(tmp_path):
+            pass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fastlabel import programs
+from fastlabel import program_text
 from fastlabel.errors import TeacherError
 from fastlabel.hub import Network
 from fastlabel.programs import load_program
@@ -220,15 +220,15 @@ def test_damaged_and_foreign_files(tmp_path: Path, small: nn.Module) -> None:
     "text", ["s77", "Symbol('s77', positive=True, integer=True)", "2*s0 + 1", "Max(1, Add(s0, -2))"]
 )
 def test_size_expressions_that_are_arithmetic(text: str) -> None:
-    assert programs._EXPRESSION.fullmatch(text)
+    assert program_text.is_arithmetic(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["open('x', 'w')", "exec('x')", "Symbol('a').free", "__name__", "[1]", 'S("1")', "lambda: 0", "S('a b')", "f (1)"],
+    ["open('x', 'w')", "exec('x')", "Symbol('a').free", "__name__", "[1]", 'S("1")', "lambda: 0", "S('a b')", "f (1)", "(eval)((chr)(111))", "1" * 40 + "$"],
 )
 def test_size_expressions_that_are_more(text: str) -> None:
-    assert not programs._EXPRESSION.fullmatch(text)
+    assert not program_text.is_arithmetic(text)
 
 
 def flipped(data: bytes, net: nn.Module) -> bytes:

@@ -133,6 +133,37 @@ def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, t
     assert digests(two) == digests(one)
 
 
+def test_ranks_with_other_teachers_are_refused(photos: Path, tmp_path: Path) -> None:
+    """Each rank names its own checkpoint: rank 0's manifest must not stand for the labels of both."""
+    for rank in range(2):
+        save_checkpoint(tmp_path / f"{rank}.pt", make_teacher(seed=rank).model, epoch=3, metrics={})
+    store = tmp_path / "labels.zarr"
+    script = f"exec {sys.executable} -m fastlabel.cli.main cache-labels {photos} {store} --views 1 --k 1 --teacher "
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    started = [*launcher, "bash", "-c", script + str(tmp_path) + "/$RANK.pt"]
+    failed = subprocess.run(started, capture_output=True, text=True, timeout=120)
+    assert failed.returncode != 0 and not store.exists()
+    assert "the ranks of this run disagree: teachers[0].sha256" in failed.stderr
+
+
+def test_sigterm_before_anything_is_labelled(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    arguments = ["--teacher", str(teacher), "--views", "20000", "--k", "2", "--dry-run", "--forward-batch", "1"]
+    command = [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(tmp_path / "l.zarr")]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and b"SIGTERM" not in _caught(process.pid):
+        time.sleep(0.002)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143 and "error: interrupted" in stderr
+
+
+def _caught(pid: int) -> bytes:
+    """Names of the signals that a process handles itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), 16)
+    return b" ".join(number.name.encode() for number in signal.Signals if mask >> (number - 1) & 1)
+
+
 def test_an_error_on_one_rank_ends_the_other(photos: Path, tmp_path: Path) -> None:
     """Rank 0 finds no store folder to write to; rank 1 must not wait for it for ever."""
     store = tmp_path / "file" / "labels.zarr"
