@@ -106,11 +106,22 @@ def make_cases(
         compiled_dense = torch.compile(dense, fullgraph=True, dynamic=False)
         losses["compiled"] = lambda: compiled_dense(logits, there)
     cases = {name: _with_gradient(loss, logits) for name, loss in losses.items()}
+    check_agreement(losses["fused"], losses["dense"], logits)
 
     def copy() -> Tensor:
         return other.copy_(logits.detach())
 
     return {**cases, "copy": copy}, logits
+
+
+def check_agreement(found: Callable[[], Tensor], expected: Callable[[], Tensor], logits: Tensor) -> None:
+    """Raise AssertionError unless two ways give one loss and one gradient, up to the rounding of the logits' dtype."""
+    values, dtype = (found(), expected()), torch.finfo(logits.dtype)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in values]
+    torch.testing.assert_close(values[0].detach(), values[1].detach(), rtol=1e-4, atol=1e-6)
+    # The mean over the batch divides gradients by B; what is left may be subnormal in float16.
+    smallest = dtype.smallest_normal * dtype.eps
+    torch.testing.assert_close(*gradients, rtol=max(1e-4, 2 * dtype.eps), atol=1e-5 / len(logits) + smallest)
 
 
 def _with_gradient(loss: Callable[[], Tensor], logits: Tensor) -> Case:

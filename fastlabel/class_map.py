@@ -33,6 +33,8 @@ class Classes:
         found = set(by_name) | (set() if by_number is None else {by_number})
         if isinstance(name, int) and by_number is not None:
             return by_number
+        if type(name) is int and self.names:
+            raise InputError(f"{self.owner} has no class {text!r}: give its name or a number below {self.count}")
         if len(found) == 1:
             return found.pop()
         if found:
@@ -59,13 +61,13 @@ def read_class_map(path: str | os.PathLike[str]) -> list[tuple[object, object]]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the class map {path} cannot be read: {error}") from error
     if text.lstrip().startswith(("{", "[")):
         try:
             return pairs_of(json.loads(text, object_pairs_hook=_without_repeats))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"the class map {path} is not JSON: {error}") from error
     return [_pair(path, number, line) for number, line in enumerate(text.splitlines(), 1) if _says_something(line)]
 

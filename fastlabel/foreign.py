@@ -67,7 +67,11 @@ def vit_size(arch: str, state: Mapping[str, Tensor]) -> int | None:
 
 
 def _is_state_dict(content: object) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
 
 
 def _shapes(arch: str, num_classes: int, size: int | None) -> dict[str, torch.Size]:

@@ -66,6 +66,19 @@ def torchvision_network(name: str, weights: str, size: int | None = None) -> Net
     return Network(spec, net, tuple(chosen.meta["categories"]))
 
 
+def torchvision_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and std of all weights that torchvision has of a network; None where these differ."""
+    from torchvision import models
+
+    if centre := _CENTRED.get(name):
+        return (centre,) * 3, (centre,) * 3
+    if name not in models.list_models(module=models):
+        return IMAGENET_MEAN, IMAGENET_STD
+    presets = [weights.transforms() for weights in models.get_model_weights(name)]
+    found = {(tuple(preset.mean), tuple(preset.std)) for preset in presets}
+    return found.pop() if len(found) == 1 else None
+
+
 def checkpoint_file(url: str, who: str) -> Path:
     """The file of a URL in the checkpoint folder of torch.hub, fetched if it is not there.
 

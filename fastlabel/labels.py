@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlabel.errors import InputError
+from fastlabel.kernels import label_format
 from fastlabel.kernels.decode_topk import decode_topk, topk_probabilities
 from fastlabel.kernels.label_format import TAIL_MODELS, check_labels, widen
 from fastlabel.rows import Rows, as_index
@@ -19,8 +19,10 @@ from fastlabel.sparse import SparseLabels
 
 def check_temperature(name: str, temperature: float) -> None:
     """Raise InputError unless the temperature is positive and finite."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"{name} is {temperature}, expected a positive finite number")
+    try:
+        label_format.check_temperature(name, temperature)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:

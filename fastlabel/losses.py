@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, full
+from torch import Tensor, float32, float64, full
 
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
@@ -44,6 +44,11 @@ def soft_cross_entropy(
         temperature_squared: multiply by student_temperature ** 2. With both temperatures equal this is Hinton's
             distillation (2015), whose gradient keeps its size as they grow.
         divergence: "cross-entropy", or "kl", which is less by the entropy of the whole target: the same gradient.
+
+    Under torch.compile a number (a share, a temperature) that changes from step to step compiles the step again; a
+    tensor does not, so give shares that change as tensors.
+
+    The result for a label that lists a class twice is undefined (see SparseLabels).
 
     Raises InputError when arguments do not fit together, or on another value of an option. Ids out of range (a class
     of a label, a target) are an error on the CPU; on a GPU, which would have to wait, the loss of that row is NaN.
@@ -96,7 +101,8 @@ def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor 
         return None
     if not 0 <= share <= 1:
         raise InputError(f"{name} is {share}, expected 0 to 1")
-    return full(logits.shape[:1], float(share), device=logits.device)
+    dtype = float64 if logits.dtype == float64 else float32
+    return full(logits.shape[:1], float(share), dtype=dtype, device=logits.device)
 
 
 def _check_labels(name: str, labels: SoftLabels, logits: Tensor) -> None:

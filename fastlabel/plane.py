@@ -61,10 +61,13 @@ class LabelPlane:
         """Labels of B samples by their index in the dataset file, int64 [B], on the plane's device.
 
         Raises:
-            InputError: an id is outside of the dataset file.
+            InputError: ids are not integers, or one is outside of the dataset file.
             MissingLabelsError: a sample has no labels in this store.
         """
-        index = torch.as_tensor(ids, dtype=torch.int64).to(self.labels.device)
+        index = torch.as_tensor(ids)
+        if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
+            raise InputError(f"sample ids have dtype {index.dtype}, expected integers; of a mask, give its nonzero ids")
+        index = index.to(self.labels.device, torch.int64)
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
             raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
         if self.rows is not None and bool((missing := self.rows[index] < 0).any()):

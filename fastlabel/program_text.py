@@ -10,10 +10,57 @@ from typing import Any
 _LONGEST = 100_000
 # The classes that sympy's srepr writes for sizes, and torch.utils._sympy.functions.
 _CLASSES = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Max Min Mod Abs floor ceiling And Or Not Eq Ne Lt Le Gt Ge Equality "
-    "Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan FloorDiv ModularIndexing Where PythonMod "
-    "CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat "
-    "TruncToInt RoundToInt RoundDecimal ToFloat Identity IsNonOverlappingAndDenseIndicator".split()
+    [
+        "Symbol",
+        "Integer",
+        "Float",
+        "Rational",
+        "Add",
+        "Mul",
+        "Pow",
+        "Max",
+        "Min",
+        "Mod",
+        "Abs",
+        "floor",
+        "ceiling",
+        "And",
+        "Or",
+        "Not",
+        "Eq",
+        "Ne",
+        "Lt",
+        "Le",
+        "Gt",
+        "Ge",
+        "Equality",
+        "Unequality",
+        "StrictLessThan",
+        "LessThan",
+        "StrictGreaterThan",
+        "GreaterThan",
+        "FloorDiv",
+        "ModularIndexing",
+        "Where",
+        "PythonMod",
+        "CleanDiv",
+        "CeilToInt",
+        "FloorToInt",
+        "CeilDiv",
+        "LShift",
+        "RShift",
+        "PowByNatural",
+        "FloatPow",
+        "FloatTrueDiv",
+        "IntTrueDiv",
+        "TruncToFloat",
+        "TruncToInt",
+        "RoundToInt",
+        "RoundDecimal",
+        "ToFloat",
+        "Identity",
+        "IsNonOverlappingAndDenseIndicator",
+    ]
 )
 _NODES = (
     ast.Expression,
@@ -35,7 +82,23 @@ _WORD = re.compile(r"(?!__)\w+|-?\d+\.\d+(?:e[+-]?\d+)?", re.ASCII)
 # A guard names the sizes of an input so, and calls these.
 _SIZE = re.compile(r"L\['[A-Za-z0-9_]+'\](?:\[\d+\])?\.(?:size|stride)\(\)\[\d+\]")
 _CALL = re.compile(r"\b(?:torch\.(sym_max|sym_min|sym_float|sym_int|sym_not)|math\.(trunc|floor|ceil|sqrt))\(")
-_GUARD_CALLS = frozenset("sym_max sym_min sym_float sym_int sym_not trunc floor ceil sqrt max min float int".split())
+_GUARD_CALLS = frozenset(
+    [
+        "sym_max",
+        "sym_min",
+        "sym_float",
+        "sym_int",
+        "sym_not",
+        "trunc",
+        "floor",
+        "ceil",
+        "sqrt",
+        "max",
+        "min",
+        "float",
+        "int",
+    ]
+)
 _TARGET = re.compile(
     r"torch\.ops\.(?:aten|prims|torchvision|quantized|quantized_decomposed)(?:\.(?!__)\w+){1,2}"
     r"|torch\.ops\.higher_order\.(?:wrap_with_set_grad_enabled|wrap_with_autocast|cond|scan|while_loop|map_impl)"

@@ -13,7 +13,7 @@ import torch
 
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.foreign import check_colours, fit_network, state_dict_of, vit_size
-from fastlabel.hub import Network, timm_network, timm_spec, torchvision_network
+from fastlabel.hub import Network, timm_network, timm_spec, torchvision_colours, torchvision_network
 from fastlabel.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -89,14 +89,20 @@ def _state_dict(source: Source, path: Path, content: object, device: torch.devic
     if not arch:
         raise InputError(f"{path} is a bare state dict: say its network with --arch, such as resnet50 or timm:NAME")
     arch = arch.removeprefix("torchvision:")
-    own: Any = (IMAGENET_MEAN, IMAGENET_STD)
-    if arch.startswith("timm:"):
+    own: Any = None
+    if not arch.startswith("timm:"):
+        own = torchvision_colours(arch)
+    else:
         usual = timm_spec(arch.removeprefix("timm:"), 2)
         arch, own = usual.arch, (usual.mean, usual.std)
     side = source.size or beside.get("size") or vit_size(arch, state) or size
     if side is None:
         raise InputError(f"{path} does not say what size of images it takes: give --teacher-size, or --size for all")
     net, num_classes = fit_network(path, arch, state, side)
+    given = [beside.get(what) if getattr(source, what) is None else getattr(source, what) for what in ("mean", "std")]
+    if own is None and None in given:
+        raise InputError(f"{path}: torchvision's weights of {arch} are not all normalised alike: give --mean and --std")
+    own = own or given
     mean, std = source.colours(beside.get("mean", own[0]), beside.get("std", own[1]))
     network = Network(ModelSpec(arch, num_classes, side, mean, std), net, tuple(beside.get("categories", ())))
     return _teacher(source, network, _file_name(path), device)

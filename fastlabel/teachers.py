@@ -62,7 +62,8 @@ def load_teachers(
 
     Args:
         beton: the dataset that they shall label: whose classes a class map speaks of.
-        size: of the views in pixels, if that is settled: what a teacher takes that says no size.
+        size: of the views in pixels, if that is settled: what a teacher takes that says no size;
+            default what the first takes.
         ensemble: "mean-logits" or "mean-probs" makes them one teacher.
 
     Raises:
@@ -70,8 +71,10 @@ def load_teachers(
     """
     if not teachers:
         raise InputError("no teacher; give at least one: a checkpoint, torchvision:NAME@WEIGHTS, timm:NAME ...")
-    loaded = [_load(teacher, device, beton, size) for teacher in teachers]
-    return loaded if ensemble is None else [combine(loaded, ensemble, size or loaded[0].model.spec.size)]
+    loaded = [_load(teachers[0], device, beton, size)]
+    views = size or loaded[0].model.spec.size
+    loaded += [_load(teacher, device, beton, views) for teacher in teachers[1:]]
+    return loaded if ensemble is None else [combine(loaded, ensemble, views)]
 
 
 def combine(members: Sequence[Teacher], rule: str, size: int) -> Teacher:

@@ -56,7 +56,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def is_checkpoint(content: object) -> bool:
     """Whether the contents of a file are a checkpoint of train-teacher or train-student."""
-    return isinstance(content, dict) and {"format", "spec", "state"} <= content.keys()
+    # Others write a "format" as well, such as "pt"; ours is a number.
+    return isinstance(content, dict) and type(content.get("format")) is int
 
 
 def checked(path: Path, content: object) -> dict[str, Any]:
@@ -102,12 +103,19 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not sidecar.is_file():
         return {}
     try:
-        values = json.loads(sidecar.read_text())
-    except ValueError as error:
+        values = json.loads(sidecar.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{sidecar} is not JSON: {error}") from error
     known = ("arch", "mean", "std", "size", "categories")
     if not isinstance(values, dict) or set(values) - set(known):
         raise InputError(f"{sidecar} must be a JSON object with some of the keys {', '.join(known)}")
+    size, categories = values.get("size", 1), values.get("categories", [])
+    if type(size) is not int or size < 1:
+        raise InputError(f"size in {sidecar} must be a whole number of pixels, not {size!r}")
+    if not isinstance(values.get("arch", ""), str):
+        raise InputError(f"arch in {sidecar} must be the name of a network, not {values['arch']!r}")
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
+        raise InputError(f"categories in {sidecar} must be a list of class names, not {str(categories)[:60]}")
     return values
 
 

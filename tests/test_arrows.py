@@ -28,6 +28,7 @@ LEVELS = [
         "weights",
         "foreign",
         "hub",
+        "program_text",
         "programs",
         "teacher_sources",
         "network",
@@ -61,7 +62,8 @@ LEVELS = [
     {""},  # fastlabel/__init__.py
     {"cli"},
 ]
-MODELS = {"models", "architectures", "convnet", "weights", "foreign", "hub", "programs", "teacher_sources"}
+MODELS = {"models", "architectures", "convnet", "weights", "foreign", "hub", "teacher_sources"}
+MODELS |= {"programs", "program_text"}
 # Narrower than the levels: these may import, of ours, nothing else.
 ONLY = {
     "errors": set(),

@@ -102,3 +102,14 @@ def test_a_thousand_classes(tmp_path):
     (tmp_path / "map.json").write_text(json.dumps(list(range(999, -1, -1))))
     found = resolve_class_map(read_class_map(tmp_path / "map.json"), Classes("a", 1000), Classes("b", 1000))
     assert found == tuple(range(999, -1, -1))
+
+
+def test_byte_order_marks_nesting_and_numbers_out_of_range(tmp_path):
+    path = tmp_path / "map"
+    path.write_bytes(b"\xef\xbb\xbf[2, 3, 4]")
+    assert resolve_class_map(read_class_map(path), PETS, TEACHER) == WANTED
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="is not JSON"):
+        read_class_map(path)
+    with pytest.raises(InputError, match="teacher t has no class '10'"):
+        resolve_class_map(pairs_of([0, 10]), Classes("a", 2), Classes("teacher t", 3, ("0", "10", "2")))

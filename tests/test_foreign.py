@@ -16,7 +16,7 @@ from torchvision import models
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.foreign import fit_network, state_dict_of, vit_size
 from fastlabel.models import build_model
-from fastlabel.weights import hash_in_name, read_sidecar, read_weights
+from fastlabel.weights import hash_in_name, is_checkpoint, read_sidecar, read_weights
 
 ARCH, CLASSES, SIZE = "squeezenet1_1", 7, 32
 
@@ -211,3 +211,16 @@ def test_what_lies_beside_a_file(tmp_path: Path) -> None:
         beside.write_text(text)
         with pytest.raises(InputError, match=message):
             read_sidecar(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("text", ['{"size": "32"}', '{"size": 32.5}', '{"arch": 5}', '{"categories": "cat"}'])
+def test_values_of_a_wrong_kind_beside_a_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "w.pth.json").write_text(text)
+    with pytest.raises(InputError, match="must be "):
+        read_sidecar(tmp_path / "w.pth")
+
+
+def test_integer_keys_and_foreign_formats() -> None:
+    with pytest.raises(TeacherError, match="holds no state dict"):
+        state_dict_of("w.pth", {0: torch.zeros(2)})
+    assert not is_checkpoint({"format": "pt", "state_dict": {}})

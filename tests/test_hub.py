@@ -10,7 +10,7 @@ import torch
 from torchvision import models
 
 from fastlabel.errors import InputError, TeacherError
-from fastlabel.hub import checkpoint_file, timm_network, torchvision_network
+from fastlabel.hub import checkpoint_file, timm_network, torchvision_colours, torchvision_network
 
 WEIGHTS = models.SqueezeNet1_1_Weights.IMAGENET1K_V1
 
@@ -129,3 +129,9 @@ def test_timm_weights_in_the_cache_are_used(folder: Path, tmp_path: Path, monkey
     images = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
         assert torch.equal(found.net.eval()(images), net(images))
+
+
+def test_what_all_weights_of_a_network_are_normalised_with() -> None:
+    for name in ("googlenet", "inception_v3", "efficientnet_v2_l"):
+        assert torchvision_colours(name) == ((0.5,) * 3, (0.5,) * 3)
+    assert torchvision_colours("vgg16") is None

@@ -335,6 +335,18 @@ def test_averaged_logits_are_exact_for_all_classes():
         torch.testing.assert_close(found.dense(), expected.float(), rtol=1e-5, atol=1e-30)
 
 
+# Codes of listed classes end at 31.75 nats, those of the tail do not.
+@pytest.mark.parametrize(("gap", "k"), [(20, 1), (20, 2), (31.75, 5), (31.75, 1), (100, 1), (220, 1)])
+def test_averaged_logits_of_confident_teachers(gap, k):
+    """Probabilities of the tail underflow in float32, their logarithms do not."""
+    logits = torch.full((2, 1, 5), -float(gap))
+    logits[0, 0, 0] = logits[1, 0, 1] = 0
+    for temperature in (0.25, 1.0) if k == 1 else (1.0,):
+        found = label_ops.average_logits([TopKCodec(k, 5).encode(each) for each in logits], temperature)
+        expected = (logits.double().mean(0) / temperature).softmax(1)
+        torch.testing.assert_close(found.dense().double()[0, :2], expected[0, :2], rtol=1e-2, atol=0)
+
+
 def test_teachers_that_exclude_each_other_leave_nothing():
     inf = torch.inf
     codec = TopKCodec(3, 3)

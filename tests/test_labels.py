@@ -98,6 +98,15 @@ def test_temperature_is_checked(labels):
             labels.probabilities(temperature)
 
 
+def test_a_temperature_that_changes_under_torch_compile(labels):
+    def mass(temperature):
+        return labels.dense(temperature).sum(1)
+
+    compiled = torch.compile(mass, fullgraph=True, backend="aot_eager")
+    for temperature in (1.0, 1.5, 2.0, 2.5):
+        torch.testing.assert_close(compiled(temperature), torch.ones(6), rtol=0, atol=1e-5)
+
+
 def test_tensors_that_are_not_labels():
     classes = torch.zeros(3, 2, dtype=torch.uint16)
     codes = torch.zeros(3, 2, dtype=torch.uint8)

@@ -52,6 +52,27 @@ def test_a_mixture_of_all_parts(labels, logits):
     torch.testing.assert_close(kl, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_share_given_as_a_number_is_as_exact_as_the_logits(labels, logits):
+    second, targets = labels[range(40, -1, -1)], torch.arange(41) % 10
+    share = torch.full((41,), 0.3, dtype=torch.float64)
+    losses = [
+        soft_cross_entropy(logits * 100, labels, targets=targets, target_weight=each, second=second, mix=each)
+        for each in (0.3, share)
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-14, atol=0)
+
+
+def test_labels_made_in_inference_mode(labels, logits):
+    with torch.inference_mode():
+        fresh = TopKCodec(k=4, num_classes=10).encode(logits)
+    gradients = []
+    for each in (fresh, TopKCodec(k=4, num_classes=10).encode(logits)):
+        leaf = logits.flip(0).requires_grad_()
+        soft_cross_entropy(leaf, each, targets=torch.zeros(41).long(), target_weight=0.5).backward()
+        gradients.append(leaf.grad)
+    assert fresh.codes.is_inference() and torch.equal(*gradients)
+
+
 def test_hintons_distillation(labels, logits):
     logits = logits.requires_grad_()
     T = 4.0

@@ -81,5 +81,9 @@ def test_a_plane_gives_rows_of_itself(labels):
     assert batch.source is plane.labels and not gathered(batch)
     with pytest.raises(MissingLabelsError, match="sample 101 is not labelled"):
         plane[[100, 101]]
+    for ids in (torch.ones(30, dtype=torch.bool), np.ones(30, bool), [3.7], torch.tensor([3.0]), [True]):
+        with pytest.raises(InputError, match=r"sample ids have dtype torch.*expected integers"):
+            plane[ids]
+    assert len(plane[[]]) == 0 and plane[np.array([102], np.uint16)].rows.tolist() == [1]
     everything = LabelPlane.from_numpy(arrays, 10, np.arange(30), num_samples=30)
     assert everything.take(ROWS).rows is ROWS

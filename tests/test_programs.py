@@ -225,7 +225,19 @@ def test_size_expressions_that_are_arithmetic(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["open('x', 'w')", "exec('x')", "Symbol('a').free", "__name__", "[1]", 'S("1")', "lambda: 0", "S('a b')", "f (1)", "(eval)((chr)(111))", "1" * 40 + "$"],
+    [
+        "open('x', 'w')",
+        "exec('x')",
+        "Symbol('a').free",
+        "__name__",
+        "[1]",
+        'S("1")',
+        "lambda: 0",
+        "S('a b')",
+        "f (1)",
+        "(eval)((chr)(111))",
+        "1" * 40 + "$",
+    ],
 )
 def test_size_expressions_that_are_more(text: str) -> None:
     assert not program_text.is_arithmetic(text)
@@ -235,3 +247,51 @@ def flipped(data: bytes, net: nn.Module) -> bytes:
     conv = net.get_parameter("conv.weight").detach().numpy().tobytes()
     at = data.index(conv) + 20
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_the_names_in_quotes_of_guards_and_operators() -> None:
+    assert program_text.is_guard("2*(L['x'].size()[2] // 2) >= torch.sym_max(1, math.trunc(1.5))")
+    for text in ("open('x')", "L['x'].size()[eval]()", "math.os", "(eval)(1)", "1\\nimport os"):
+        assert not program_text.is_guard(text)
+    assert not list(program_text.text_faults({"target": "torch.ops.aten.relu.default"}))
+    for target in ("torch.os.system", "torch.ops.load_library", "torch.load", "_operator.methodcaller"):
+        assert list(program_text.text_faults({"nodes": [{"target": target}]}))
+
+
+@pytest.mark.parametrize("trick", ["expression", "guard", "operator", "suffix", "twice", "folder"])
+def test_ways_around_the_check_are_refused(tmp_path: Path, small: nn.Module, trick: str) -> None:
+    path, trap = export(tmp_path / "net.pt2", small, dims={0: BATCH, 2: SIDE, 3: SIDE}), tmp_path / "ran"
+    payload = "(eval)(" + "+".join(f"(chr)({ord(letter)})" for letter in f"open({str(trap)!r},'w')") + ")"
+
+    def change(name: str, content: bytes) -> bytes:
+        graph = json.loads(content) if name == "models/model.json" else {}
+        if not graph or trick not in ("expression", "guard", "operator"):
+            return content
+        if trick == "guard":
+            graph["guards_code"].append(payload)
+        elif trick == "operator":
+            graph["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+        else:
+            return content.replace(b"Symbol(", payload.encode() + b"+Symbol(")
+        return json.dumps(graph).encode()
+
+    out = rewrite(path, change)
+    more = {"suffix": "net/models/model.jsom", "twice": "net/Models/model.json", "folder": "other/byteorder"}
+    if trick in more:
+        with zipfile.ZipFile(out, "a") as archive:
+            archive.writestr(more[trick], b"{}")
+    with pytest.raises(TeacherError, match=r"changed\.pt2 is refused: it"):
+        load(out)
+    assert not trap.exists()
+
+
+class Inside(Small):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = self.dropout(self.conv(images).relu().mean((2, 3)))
+        return self.head(hidden)
+
+
+def test_random_numbers_in_a_graph_within(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="in training mode"):
+        load(export(tmp_path / "net.pt2", Inside().train()))

@@ -472,3 +472,8 @@ def test_the_command_line_keeps_the_teachers_classes(cli: Cli, photos: Path, sta
     assert refused.exit_code == 1 and "--keep-teacher-classes" in refused.stderr
     kept = cli(*label, "--size", 32, "--keep-teacher-classes")
     assert kept.exit_code == 0 and "top 4 of 5 classes" in kept.stdout, kept.stderr
+
+
+def test_the_first_teacher_settles_the_size_of_the_rest(state_file: Path) -> None:
+    teachers = load(TeacherSpec(state_file, arch=ARCH, size=40), TeacherSpec(state_file, arch=ARCH))
+    assert [teacher.model.spec.size for teacher in teachers] == [40, 40]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastlabel.errors import InputError
-from fastlabel.kernels.label_format import CODES_PER_NAT, ZERO_CODE
+from fastlabel.kernels.decode_topk.reference import _tail_log_weight
+from fastlabel.kernels.label_format import CODES_PER_NAT, ZERO_CODE, ZERO_MASS, widen
 from fastlabel.label_ops.checks import check_sparse, check_together, check_topk, shares
 from fastlabel.label_ops.places import build, over_mass, union, values_in
 from fastlabel.labels import TopKLabels, check_temperature
@@ -89,7 +90,11 @@ def _blend(labels: Sequence[SparseLabels], weights: Sequence[Tensor]) -> SparseL
 
 def _log_weights(labels: TopKLabels, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Classes, their log-weights relative to the top class, and that of one class of the tail, at a temperature."""
-    sparse = labels.sparse(temperature)
-    gaps = labels.codes.double() / CODES_PER_NAT
-    logs = (gaps / -temperature).masked_fill(labels.codes == ZERO_CODE, -torch.inf)
-    return sparse.classes, logs, (sparse.rest.double() / sparse.probs[:, 0]).log()
+    # Not the logarithms of probabilities: those of confident labels underflow in float32.
+    gaps = (labels.codes.double() / CODES_PER_NAT).masked_fill(labels.codes == ZERO_CODE, torch.inf)
+    log_rest = torch.full_like(gaps[:, 0], -torch.inf)
+    unlisted = labels.num_classes - labels.k
+    if unlisted:
+        lam = _tail_log_weight(gaps, labels.tail, unlisted, temperature)
+        log_rest = torch.where(widen(labels.tail)[:, 0] == ZERO_MASS, log_rest, lam)
+    return widen(labels.classes).to(torch.int32), gaps / -temperature, log_rest

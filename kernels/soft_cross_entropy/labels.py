@@ -16,7 +16,7 @@ class Labels(NamedTuple):
 
     Attributes:
         classes: coded: uint16 or uint32 [P, K] as `encode_topk` returns them; weighted: int32 [P, K], -1 is an
-            empty place, a class at most once in a row.
+            empty place, a class at most once in a row (the result for a label that lists one twice is undefined).
         weights: coded: codes, uint8 [P, K]; weighted: float32 [P, K], 0 at empty places.
         rest: coded: tail, uint16 [P, 2]; weighted: float32 [P], the weight of each class that is not listed.
         rows: int64 [B], the label of each row of the batch; None where P = B and they are in order.

@@ -95,13 +95,22 @@ def _sum_exp(row, top, scale, gaps):
 
 
 @numba.njit(fastmath=_SUM, **_OPTIONS)
+def _wide_sum(values):
+    total = 0.0
+    for j in range(values.size):
+        total += np.float64(values[j])
+    return total
+
+
+@numba.njit(fastmath=_SUM, **_OPTIONS)
 def _sum(values):
     total = 0.0
     for start in range(0, values.size, _TILE):
         tile, part = values[start : start + _TILE], values.dtype.type(0)
         for j in range(tile.size):
             part += tile[j]
-        total += part
+        # Gaps of masked logits, such as -1e38, may be finite each and not their sum in float32.
+        total += np.float64(part) if part < np.inf else _wide_sum(tile)
     return total
 
 
@@ -116,7 +125,10 @@ def _softmax(row, stats, scale, factor, base, out):
 
 @numba.njit(**_OPTIONS)
 def _label_loss(label, b, share, decoding, gaps, scale, log_sum, scratch):
-    """A label's share of row b's loss; how many rows and class ids are out of range. Gaps are left as they came."""
+    """A label's share of row b's loss; how many rows and class ids are out of range. Gaps are left as they came.
+
+    What a label that lists a class twice asks is undefined.
+    """
     ids, weights, kept = scratch
     row = plane_row(label, b)
     if row < 0:
@@ -132,7 +144,8 @@ def _label_loss(label, b, share, decoding, gaps, scale, log_sum, scratch):
                 loss += weights[i] * scale * kept[i]
     if rest != 0:
         loss += rest * scale * _sum(gaps)
-    for i in range(places(label)):
+    # In reverse, so that gaps come back also where a label lists a class twice.
+    for i in range(places(label) - 1, -1, -1):
         if ids[i] >= 0:
             gaps[ids[i]] = kept[i]
     return (share * loss if share != 0 else 0.0), 0, outside
@@ -189,6 +202,17 @@ def forward(logits, kind, first, second, mix, hard, hard_weight, temperatures, l
 
 
 @numba.njit(**_OPTIONS)
+def _read(label, b, decoding, ids, weights):
+    """As read_label, for row b of the batch; the rest is NaN where that row or a class id is out of range."""
+    row = plane_row(label, b)
+    if row < 0:
+        ids[:] = -1
+        return np.nan, 0.0
+    rest, mass, outside = read_label(label, row, decoding, ids, weights)
+    return (rest if outside == 0 else np.nan), mass
+
+
+@numba.njit(**_OPTIONS)
 def _subtract_listed(gradient, label, ids, weights, rest, factor):
     for i in range(places(label)):
         if ids[i] >= 0:
@@ -200,7 +224,7 @@ def backward(grad, logits, kind, stats, first, second, mix, hard, hard_weight, t
     """Fill `gradient`, words as `logits`, from `grad` [B], the gradient in the losses; the rest as in `forward`.
 
     (mass * softmax - target) / student temperature: first for all classes as if no label listed any, then corrected
-    at those that they list. Values are those that `forward` has checked.
+    at those that they list. `forward` has checked the values; should one be out of range now, that row is NaN.
     """
     B, C = logits.shape[0], logits.shape[1] // (1 if kind != FLOAT else stats.itemsize // 2)
     scale = stats.dtype.type(1 / temperatures[1])
@@ -214,12 +238,11 @@ def backward(grad, logits, kind, stats, first, second, mix, hard, hard_weight, t
             out = gradient[b].view(stats.dtype) if kind == FLOAT else out_buffer
             factor = np.float64(grad[b]) / temperatures[1]
             share, second_share, hard_share = _shares(b, mix, hard, hard_weight)
-            rest, mass, _ = read_label(first, plane_row(first, b), decoding, ids, weights)
+            rest, mass = _read(first, b, decoding, ids, weights)
             base, total = share * rest, share * mass + hard_share
             second_rest = 0.0
             if mix.size:
-                at = plane_row(second, b)
-                second_rest, mass, _ = read_label(second, at, decoding, second_ids, second_weights)
+                second_rest, mass = _read(second, b, decoding, second_ids, second_weights)
                 base += second_share * second_rest
                 total += second_share * mass
             _softmax(row, stats[b], scale, factor * total, factor * base, out)
@@ -227,5 +250,8 @@ def backward(grad, logits, kind, stats, first, second, mix, hard, hard_weight, t
             if mix.size:
                 _subtract_listed(out, second, second_ids, second_weights, second_rest, factor * second_share)
             if hard.size:
-                out[hard[b]] -= factor * hard_share
+                if 0 <= hard[b] < C:
+                    out[hard[b]] -= factor * hard_share
+                else:
+                    out[:] = np.nan
             _store(out, kind, gradient[b])

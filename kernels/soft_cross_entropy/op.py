@@ -100,17 +100,22 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Target, student_temperature: float) -> Tensor:
         loss, stats = _forward(logits, target, student_temperature)
-        ctx.save_for_backward(logits, stats)
-        ctx.target, ctx.student_temperature = target, student_temperature
+        # Tensors of the target too: autograd then sees that one was changed in place before backward.
+        *tensors, ctx.label_temperature, ctx.student_temperature = _flatten(target, student_temperature)
+        # Those made in inference mode have no version, and cannot be saved so.
+        ctx.unsaved = [tensor if tensor is not None and tensor.is_inference() else None for tensor in tensors]
+        saved = (tensor if kept is None else None for tensor, kept in zip(tensors, ctx.unsaved, strict=True))
+        ctx.save_for_backward(logits, stats, *saved)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        logits, stats = ctx.saved_tensors
+        logits, stats, *tensors = ctx.saved_tensors
+        tensors = [tensor if kept is None else kept for tensor, kept in zip(tensors, ctx.unsaved, strict=True)]
+        flat = (*tensors, ctx.label_temperature)
         if torch.is_grad_enabled():  # with create_graph: the operator explains that there is no second derivative
-            flat = _flatten(ctx.target, ctx.student_temperature)
-            return soft_cross_entropy_backward(grads[0], stats, logits, *flat), None, None
-        return _backward(grads[0], stats, logits, ctx.target, ctx.student_temperature), None, None
+            return soft_cross_entropy_backward(grads[0], stats, logits, *flat, ctx.student_temperature), None, None
+        return _backward(grads[0], stats, logits, _unflatten(*flat), ctx.student_temperature), None, None
 
 
 def _flatten(target: Target, student_temperature: float) -> tuple[Any, ...]:

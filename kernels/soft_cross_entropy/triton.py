@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastlabel.kernels.decode_topk.triton import EXTREME_TEMPERATURE
 from fastlabel.kernels.label_format import CODES_PER_NAT, LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, UNDEFINED_MEAN_GAP
 from fastlabel.kernels.label_format import ZERO_CODE as _ZERO_CODE
 from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target
@@ -37,7 +38,9 @@ def _decode_coded(
     """Ids (-1 at empty places) and weights [PLACES], rest and mass: the algebra of decode_topk/reference.py."""
     place = tl.arange(0, PLACES)
     used = place < K
-    ids = tl.where(used, tl.load(classes + row * K + place, mask=used, other=0).to(tl.int32), -1)
+    # At most C, which is out of range: an id of 32 bits must not turn into -1.
+    ids = tl.minimum(tl.load(classes + row * K + place, mask=used, other=0).to(tl.int64), C).to(tl.int32)
+    ids = tl.where(used, ids, -1)
     code = tl.where(used, tl.load(codes + row * K + place, mask=used, other=0).to(tl.int32), ZERO_CODE)
     has_weight = code != ZERO_CODE
     gap = code.to(DTYPE) / PER_NAT
@@ -256,8 +259,8 @@ def _backward_kernel(
 
 def can_run(target: Target) -> bool:
     """Whether the kernels hold the labels of one row: up to 1,024 classes, or 128 of each of two labels."""
-    first = _places(target.labels)
-    return first <= MAX_LISTED and (target.second is None or first * _places(target.second) <= MAX_PAIRS)
+    first, second = _places(target.labels), _places(target.second) if target.second else 1
+    return max(first, second) <= MAX_LISTED and first * second <= MAX_PAIRS
 
 
 def forward(
@@ -304,7 +307,7 @@ def _arguments(target: Target, student_temperature: float) -> tuple[Any, ...]:
     """Run-time arguments of both kernels, from the label temperature on."""
     second = target.second or Labels(*target.labels[:3])
     return (
-        float(target.temperature),
+        min(max(float(target.temperature), 1 / EXTREME_TEMPERATURE), EXTREME_TEMPERATURE),
         1.0 / student_temperature,
         *_tensors(target.labels),
         *_tensors(second),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -53,6 +54,15 @@ def test_ways_to_compute_the_loss_agree() -> None:
     torch.testing.assert_close(fused, dense, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(fused, fkd, rtol=1e-5, atol=1e-7)
     assert logits.grad is None  # or the next measurement would start with it
+
+
+def test_ways_that_differ_are_not_timed() -> None:
+    logits = torch.randn(8, 100, requires_grad=True)
+    expected = lambda: torch.logsumexp(logits, 1).mean()  # noqa: E731
+    loss.check_agreement(expected, expected, logits)
+    for other in (lambda: 1.01 * expected(), lambda: expected() + logits[0, 0] - logits[0, 0].detach()):
+        with pytest.raises(AssertionError):
+            loss.check_agreement(other, expected, logits)
 
 
 def test_peak_memory_is_that_of_the_call() -> None:

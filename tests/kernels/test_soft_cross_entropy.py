@@ -310,6 +310,25 @@ def test_what_is_no_distribution_gives_nan(backend, row):
     assert loss[1].isfinite() and gradient[1].isfinite().all()
 
 
+@pytest.mark.parametrize("low", [-1e38, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gaps_whose_sum_exceeds_float32(low, dtype):
+    logits = torch.zeros(1, 10, dtype=dtype)
+    logits[0, 3:] = max(low, torch.finfo(dtype).min)
+    target = Target(Labels(torch.tensor([[0]], dtype=torch.int32), torch.tensor([[1.0]]), torch.tensor([1e-30])))
+    expected = oracle(logits, dense_target(target, 10), 1.0)[0]
+    loss = soft_cross_entropy(logits, target, reduction="none")
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_class_listed_twice_does_not_change_the_second_label():
+    twice = Labels(torch.tensor([[2, 2]], dtype=torch.int32), torch.tensor([[0.5, 0.5]]), torch.zeros(1))
+    once = Labels(torch.tensor([[2]], dtype=torch.int32), torch.tensor([[1.0]]), torch.zeros(1))
+    logits = torch.linspace(3, -3, 10)[None]
+    loss = soft_cross_entropy(logits, Target(twice, 1.0, once, torch.zeros(1)))
+    torch.testing.assert_close(loss, soft_cross_entropy(logits, Target(once)), rtol=1e-6, atol=0)
+
+
 def test_an_empty_batch():
     labels = Labels(*encode_topk(torch.zeros(0, 10), 4))
     logits = torch.zeros(0, 10, requires_grad=True)
@@ -377,6 +396,100 @@ def test_ids_out_of_range_on_the_cpu(make_logits):
         logits, target, _ = problem(make_logits, form=form, label_temperature=1.0)
         with pytest.raises(ValueError, match="30 class ids are 41 or more; the labels are damaged"):
             soft_cross_entropy(logits, target._replace(labels=target.labels._replace(classes=classes)))
+
+
+@pytest.mark.parametrize("bad", [[0], [255], [3, 100, 200]])
+def test_ids_out_of_range_are_counted_over_all_threads(make_logits, bad):
+    B, C = 256, 1000  # several parts, which are reduced
+    logits, labels = make_logits("gaussian", B, C, 0), make_labels(make_logits, "coded", "gaussian", B, C, 8, 1)
+    hard, rows, classes = torch.zeros(B).long(), torch.arange(B), widen(labels.classes)
+    hard[bad], rows[bad], classes[bad, 2] = C, B, C
+    classes = classes.to(torch.uint16)
+    for message, target in (
+        ("targets are outside", Target(labels, 1.0, None, None, hard, torch.full((B,), 0.5))),
+        ("rows are outside", Target(labels._replace(rows=rows))),
+        ("class ids are 1000 or more", Target(labels._replace(classes=classes))),
+        ("class ids are 1000 or more", Target(labels, 1.0, labels._replace(classes=classes), torch.zeros(B))),
+    ):
+        with pytest.raises(ValueError, match=f"^{len(bad)} {message}"):
+            soft_cross_entropy(logits, target)
+
+
+TENSORS = ["hard", "hard_weight", "mix", "rows", "classes", "codes", "tail", "second rows"]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_changes_between_forward_and_backward_are_refused(make_logits, name):
+    logits, target, temperature = problem(make_logits, plane=7, second=True, hard=True)
+    labels = target.labels
+    changed = {"hard": target.hard, "hard_weight": target.hard_weight, "mix": target.mix, "rows": labels.rows}
+    changed |= {"classes": labels.classes, "codes": labels.weights, "tail": labels.rest}
+    changed |= {"second rows": target.second.rows}
+    loss = soft_cross_entropy(logits.requires_grad_(), target, temperature)
+    changed[name].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("form", ["coded", "weighted"])
+def test_backward_on_the_cpu_stays_within_bounds(make_logits, form):
+    """Values that changed where autograd cannot see it, as in NumPy: NaN in those rows, and the others as before."""
+    logits, target, T = problem(make_logits, plane=7, second=True, hard=True, form=form, label_temperature=1.0)
+    rows = torch.arange(5)
+    second = Labels(*(tensor.clone() for tensor in target.labels[:3]), rows.clone())
+    target = target._replace(labels=target.labels._replace(rows=rows.clone()), second=second)
+    factor, (_, stats) = torch.ones(5), cpu.forward(logits, target, T)
+    expected = cpu.backward(factor, logits, stats, target, T)
+    target.hard[0] = 1 << 40
+    target.labels.rows[1], target.second.rows[2] = -1, 1 << 40
+    second.classes.view(torch.int16 if form == "coded" else torch.int32)[3, 2] = 1 << 14 if form == "coded" else -5
+    gradient = cpu.backward(factor, logits, stats, target, T)
+    assert gradient[:4].isnan().all()
+    assert torch.equal(gradient[4], expected[4])
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
+@pytest.mark.parametrize("label_temperature", [1e-46, 1e-30, 1e39])
+def test_extreme_label_temperatures_in_triton(make_logits, label_temperature):
+    from fastlabel.kernels.soft_cross_entropy import triton
+
+    labels, logits = make_labels(make_logits, "coded", "gaussian", 3, 10, 4, 0), make_logits("gaussian", 3, 10, 1)
+    target = Target(labels, label_temperature)
+    expected, _ = cpu.forward(logits.double(), target, 1.0)
+    for x in (logits, logits.double()):
+        loss, _ = triton.forward(x, target, 1.0)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0xFFFFFFFF, 1 << 31, 70001])
+def test_ids_of_32_bits_out_of_range(make_logits, wrong):
+    from fastlabel.kernels.soft_cross_entropy import triton
+
+    labels = make_labels(make_logits, "coded", "gaussian", 2, 70001, 3, 0)
+    labels.classes.view(torch.int32)[0, 1] = wrong - (1 << 32 if wrong >= 1 << 31 else 0)
+    logits = make_logits("gaussian", 2, 70001, 1)
+    loss, _ = triton.forward(logits, Target(labels), 1.0)
+    assert loss.isnan().tolist() == [True, False]
+    assert soft_cross_entropy_reference(logits, Target(labels)).isnan().tolist() == [True, False]
+    with pytest.raises(ValueError, match="1 class ids are 70001 or more"):
+        cpu.forward(logits, Target(labels), 1.0)
+
+
+def test_what_triton_holds():
+    from fastlabel.kernels.soft_cross_entropy import triton
+
+    def listing(k):
+        return Labels(torch.full((1, k), -1, dtype=torch.int32), torch.zeros(1, k), torch.zeros(1))
+
+    for first, second, fits in (
+        (1, 9000, False),
+        (9000, 1, False),
+        (128, 128, True),
+        (128, 129, False),
+        (1, 1024, True),
+    ):
+        assert triton.can_run(Target(listing(first), 1.0, listing(second), torch.ones(1))) == fits
+    assert triton.can_run(Target(listing(1024))) and not triton.can_run(Target(listing(1025)))
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
