@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/fastlabel demo --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/python -m ruff check .

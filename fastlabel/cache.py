@@ -222,20 +222,23 @@ def _label(
     share = open_units[ranks.rank :: ranks.world_size]
     others = missing - sum(unit.shape[0] * unit.shape[1] for unit, _ in share)
     started = time.monotonic()
-    with tqdm(
-        total=crops - others,
-        initial=crops - missing,
-        desc="cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
-        unit="crop",
-        unit_scale=True,
-        position=ranks.local_rank,
-        disable=not progress,
-    ) as bar:
+    patience = nullcontext() if stop is None else stop.deferred()
+    with (
+        patience,
+        tqdm(
+            total=crops - others,
+            initial=crops - missing,
+            desc="cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
+            unit="crop",
+            unit_scale=True,
+            position=ranks.local_rank,
+            disable=not progress,
+        ) as bar,
+    ):
         for unit, lacking in share:
-            with stop.deferred() if stop is not None else nullcontext():
-                label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
-            if stop is not None and unit is not share[-1][0]:
+            if stop is not None:
                 stop.check("what is committed is kept; give the same command again to go on")
+            label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
     ranks.agree(None)
     done = sum(len(lacking) for _, lacking in open_units)
     return _report(store, list(forwards), missing, done, time.monotonic() - started)

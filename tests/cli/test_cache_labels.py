@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,11 +89,8 @@ def test_a_truncated_dataset(cli: Cli, photos: Path, teacher: Path, tmp_path: Pa
     assert result.exit_code == 2 and "truncated" in result.stderr and not (tmp_path / "l.zarr").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_process_is_continued_to_the_same_bytes(
-    photos: Path, teacher: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    """Kill a real run once its first unit is committed; 192 views make three units of 64."""
+def test_a_killed_process_is_continued_to_the_same_bytes(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """Stop or kill a real run once its first unit is committed; 192 views make three units of 64."""
     torch.manual_seed(0)
     arguments = ["--teacher", str(teacher), "--views", "192", "--k", "2", "--forward-batch", "4"]
 
@@ -101,22 +99,25 @@ def test_a_killed_process_is_continued_to_the_same_bytes(
 
     whole, killed = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
     subprocess.run(command(whole), check=True, capture_output=True)
-    process = subprocess.Popen(command(killed), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (killed / "0" / "units" / "0.0" / "zarr.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, number)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number], stderr
-    if number != signal.SIGKILL:
-        assert f"{number.name}: finishing the unit in hand" in stderr
-        assert f"error: stopped by {number.name}" in stderr and "give the same command again to go on" in stderr
-        # Nothing of a unit that is not committed is left behind.
-        assert {name: digest for name, digest in digests(whole).items() if name in digests(killed)} == digests(killed)
-    assert digests(killed) != digests(whole)
-    subprocess.run(command(killed), check=True, capture_output=True)
-    assert digests(killed) == digests(whole)
+    for number, returncode in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        process = subprocess.Popen(command(killed), stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not (killed / "0" / "units" / "0.0" / "zarr.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, number)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == returncode, stderr
+        if number != signal.SIGKILL:
+            assert f"{number.name}: finishing the unit in hand" in stderr
+            assert f"error: stopped by {number.name}" in stderr and "give the same command again to go on" in stderr
+            # Nothing of a unit that is not committed is left behind.
+            assert digests(killed).items() <= digests(whole).items()
+        assert digests(killed) != digests(whole)
+        if number != signal.SIGINT:  # the test of SIGTERM stands for both, as a start takes seconds
+            subprocess.run(command(killed), check=True, capture_output=True)
+            assert digests(killed) == digests(whole)
+        shutil.rmtree(killed)
 
 
 def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, tmp_path: Path) -> None:
