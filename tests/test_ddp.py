@@ -77,8 +77,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_near(run: Path, other: Path, checkpoint: str) -> None:
     """The same training but for the order of sums, whose rounding grows from step to step."""
     for line, wanted in zip(metrics(run), metrics(other), strict=True):
-        near = 1e-4 if line["epoch"] <= 3 else 0.03
-        assert line == pytest.approx(wanted, rel=near, abs=near / 10)
+        # One image more or less that is hit is 1/60.
+        near, flip = (1e-4, 1e-5) if line["epoch"] <= 3 else (0.03, 0.04)
+        assert line == pytest.approx(wanted, rel=near, abs=flip)
     weights, wanted_weights = (read_checkpoint(path / checkpoint)["state"] for path in (run, other))
     near = 1e-3 if len(metrics(run)) <= 3 else 0.03
     for name, tensor in weights.items():
