@@ -32,6 +32,15 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
 @click.option("--teacher-index", type=int, default=0, show_default=True, help="Which teacher of the store.")
 @click.option("--ipc", type=int, help="Train on this many random images per class.  [default: all]")
 @click.option("--ipc-seed", type=int, help="Chooses them.  [default: --seed]")
+@click.option(
+    "--views-per-image",
+    metavar="M",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Crops of each image in a step, cut from one decode, with their own labels. An epoch then trains on M crops "
+    "of every image: for as many crops give an M-th of the epochs. --batch-size counts crops.",
+)
 @click.option("--label-temperature", type=float, default=1.0, show_default=True)
 @click.option("--student-temperature", type=float, default=1.0, show_default=True)
 @click.option("--keep-every", type=int, default=0, show_default=True, help="Keep every n-th epoch; 0: the last.")

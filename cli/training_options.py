@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _RATES = ", ".join(f"{rate} for {name}" for name, rate in DEFAULT_LEARNING_RATES.items())
 _RECIPE = [
     click.option("--epochs", type=int, required=True, help="How often every image is trained on."),
-    click.option("--batch-size", type=int, default=256, show_default=True, help="Images per step, over all ranks."),
+    click.option("--batch-size", type=int, default=256, show_default=True, help="Crops per step, over all ranks."),
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
     click.option("--lr", type=float, help=f"Highest learning rate.  [default: {_RATES}]"),
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd."),

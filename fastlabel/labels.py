@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,10 +25,14 @@ def check_temperature(name: str, temperature: float) -> None:
         raise InputError(str(error)) from None
 
 
+def _signed(tensor: Tensor) -> Tensor:
+    """The same bits as signed integers: torch indexes and joins uint16 and uint32 only in part."""
+    return tensor.view({torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype))
+
+
 def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:
-    """Rows of a label tensor; as signed integers, since torch indexes uint16 and uint32 only in part."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype)
-    return tensor.view(signed)[index].view(tensor.dtype)
+    """Rows of a label tensor."""
+    return _signed(tensor)[index].view(tensor.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,15 @@ class TopKLabels:
         """
         probs_BK, tail_B = self.probabilities(temperature)
         return SparseLabels(widen(self.classes).to(torch.int32), probs_BK, tail_B, self.num_classes)
+
+
+def concatenate(parts: Sequence[TopKLabels]) -> TopKLabels:
+    """All labels of several batches, one batch after another; of the same classes, K and device."""
+    classes, codes, tail = (
+        torch.cat([_signed(tensor) for tensor in tensors]).view(tensors[0].dtype)
+        for tensors in zip(*((part.classes, part.codes, part.tail) for part in parts), strict=True)
+    )
+    return TopKLabels(classes, codes, tail, parts[0].num_classes)
 
 
 class PlaneLabels(TopKLabels):

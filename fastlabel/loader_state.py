@@ -10,6 +10,7 @@ from fastlabel.errors import InputError
 
 STATE_VERSION = 1
 _SHOWN = 12  # of the digits of a digest
+_ADDED = {"views_per_image": 1}  # what a loader was of which an earlier state says nothing
 
 
 @dataclass
@@ -38,6 +39,7 @@ def place_from_dict(state: Mapping[str, Any], loader: Mapping[str, Any], batches
         raise InputError(
             f"the loader's state has version {state['version']!r}, this fastlabel reads version {STATE_VERSION}"
         )
+    state = _ADDED | dict(state)
     names = ["version", "epoch", "batches", *loader]
     if set(state) != set(names):
         raise InputError(

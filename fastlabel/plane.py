@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
-from fastlabel.labels import PlaneLabels, TopKLabels
+from fastlabel.labels import PlaneLabels, TopKLabels, concatenate
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +83,33 @@ class LabelPlane:
         Labels are gathered when they are read; the loss reads them out of the plane.
         """
         return PlaneLabels(self.labels, index_B if self.rows is None else self.rows[index_B].to(torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneStack:
+    """The planes of M views of the same samples as one source of labels.
+
+    Attributes:
+        labels: of M * N rows: row m * N + n is row n of plane m.
+        rows: as in ``LabelPlane``, of the first plane.
+        num_views: M.
+    """
+
+    labels: TopKLabels
+    rows: Tensor | None
+    num_views: int
+
+    @classmethod
+    def of(cls, planes: Sequence[LabelPlane]) -> PlaneStack:
+        """Planes of one store and teacher, on one device; a single one is not copied."""
+        first = planes[0]
+        labels = first.labels if len(planes) == 1 else concatenate([plane.labels for plane in planes])
+        return cls(labels, first.rows, len(planes))
+
+    def take(self, index_B: Tensor) -> TopKLabels:
+        """B * M labels, the M of a sample next to each other, of int64 ids as ``LabelPlane.take`` has them."""
+        rows = index_B if self.rows is None else self.rows[index_B].to(torch.int64)
+        if self.num_views > 1:
+            starts = torch.arange(self.num_views, device=rows.device) * (len(self.labels) // self.num_views)
+            rows = (rows[:, None] + starts).flatten()
+        return PlaneLabels(self.labels, rows)

@@ -44,17 +44,17 @@ def run_command(arguments: Sequence[str]) -> int:
     raise AssertionError("click ends with SystemExit")
 
 
-def train_uneven(folder: Path, out: Path, group: Group) -> None:
+def train_uneven(folder: Path, out: Path, group: Group, views_per_image: int = 1) -> None:
     """60 samples in batches of 59, so that a rank has nothing of the last one; one image to evaluate on."""
+    crops = 59 * views_per_image
     torch.manual_seed(0)
     model = Classifier(ModelSpec(ARCH, 3, 16))
     seed_rank(0, group)
     share = {"rank": group.ranks.rank, "world_size": group.size}
-    loader = SoftLabelLoader(folder / "data.beton", folder / "labels.zarr", 59, seed=1, **share)
-    one = SoftLabelLoader(
-        folder / "data.beton", None, 2, policy=ViewPolicy.center(16), indices=[7], shuffle=False, **share
-    )
-    recipe = Recipe(epochs=3, batch_size=59, lr=0.02)
+    data, store = folder / "data.beton", folder / "labels.zarr"
+    loader = SoftLabelLoader(data, store, crops, seed=1, **share, views_per_image=views_per_image)
+    one = SoftLabelLoader(data, None, 2, policy=ViewPolicy.center(16), indices=[7], shuffle=False, **share)
+    recipe = Recipe(epochs=3, batch_size=crops, lr=0.02)
     evaluate = Evaluator(one, group=group)
     trainer = Trainer(
         model, loader, cached_loss(), evaluate, recipe, Run(out, {}), torch.device("cpu"), group=group, keep_every=0
@@ -81,4 +81,5 @@ if __name__ == "__main__":
     codes.append(run_command([*student_arguments(folder, folder / "stopped"), "--resume"]))
     with training_group(torch.device("cpu")) as group:
         train_uneven(folder, folder / "uneven", group)
+        train_uneven(folder, folder / "pairs", group, views_per_image=2)
     (folder / f"codes-{rank}").write_text(" ".join(map(str, codes)))

@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.stdout.count("epoch-020.pt: top-1") == 2
     assert run_command(student_arguments(folder, folder / "one")) == 0
     train_uneven(folder, folder / "uneven-one", Group())
+    train_uneven(folder, folder / "pairs-one", Group(), views_per_image=2)
     return folder
 
 
@@ -93,8 +94,10 @@ def test_two_ranks_train_as_one_process_does(folder: Path) -> None:
     assert last["train_loss"] < first["train_loss"] - 0.01
 
 
-def test_a_last_batch_of_fewer_samples_than_ranks(folder: Path) -> None:
-    assert_near(folder / "uneven", folder / "uneven-one", "epoch-003.pt")
+@pytest.mark.parametrize("run", ["uneven", "pairs"])
+def test_a_last_batch_of_fewer_samples_than_ranks(folder: Path, run: str) -> None:
+    """With one view of each image, and with two."""
+    assert_near(folder / run, folder / f"{run}-one", "epoch-003.pt")
 
 
 def test_a_signal_to_one_rank_stops_both_and_both_go_on(folder: Path) -> None:
@@ -174,6 +177,9 @@ def test_batch_norm_never_gets_a_single_image() -> None:
     assert not drops_last(5, 8, normed, two_ranks())
     with pytest.raises(InputError, match="batches of 3 images leave less than 2 to each of 2 ranks"):
         drops_last(3, 8, normed, two_ranks())
+    # Two crops of an image are enough for it: a batch of 8 crops has 4 images, and an image goes to one rank.
+    for model, group, wanted in ((normed, Group(), []), (normed, two_ranks(), [1]), (plain, two_ranks(), [])):
+        assert [rest for rest in range(4) if drops_last(80 + rest, 8, model, group, views_per_image=2)] == wanted
 
 
 def test_synchronised_batch_norm_needs_cuda() -> None:

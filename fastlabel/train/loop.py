@@ -30,7 +30,10 @@ _TIMINGS = ("seconds", "images_per_second")
 
 
 class EpochLoader(Protocol):
-    """A loader whose batches are a function of its seed and the epoch set, and which can go on from its state."""
+    """A loader whose batches are a function of its seed and the epoch set, and which can go on from its state.
+
+    `samples_in` gives the crops of a batch over all ranks, however many views of an image there are.
+    """
 
     def set_epoch(self, epoch: int) -> None: ...
     def __iter__(self) -> Iterator[Batch]: ...

@@ -13,6 +13,7 @@ from fastlabel.manifest import first_difference
 from fastlabel.train.checkpoint import read_checkpoint, write_atomically
 
 STATE = ("optimizer", "loader", "ranks")  # what last.pt holds besides a checkpoint
+_ADDED = {"views_per_image": 1}  # what a run was of which earlier versions of fastlabel wrote nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Run:
     def _check_same(self, resume: bool) -> None:
         try:
             before = json.loads((self.path / "config.json").read_text())["run"]
+            before = {name: value for name, value in _ADDED.items() if name in self.identity} | before
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.path} is not empty and holds no run (no readable config.json): choose another folder"

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastlabel.errors import InputError
 from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
+from fastlabel.loader import SoftLabelLoader, images_per_batch
 from fastlabel.models import Classifier
 from fastlabel.train.checkpoint import epoch_path
 from fastlabel.train.evaluate import Evaluator
@@ -106,22 +106,25 @@ def prepare(model: Classifier, sync_batch_norm: bool, group: Group) -> Classifie
     return synchronised
 
 
-def drops_last(images: int, batch_size: int, model: nn.Module, group: Group) -> bool:
+def drops_last(images: int, batch_size: int, model: nn.Module, group: Group, views_per_image: int = 1) -> bool:
     """Whether the last batch is left out, because batch norm could not train on what a process gets of it.
 
-    That is a single image, and among several ranks less than two images for each; networks without batch norm lose
-    only a last batch of one image, for any number of ranks. Raises InputError when even a whole batch is too small.
+    That is a single crop, and among several ranks less than two crops for each; networks without batch norm lose
+    only a last batch of one crop, for any number of ranks. Raises InputError when even a whole batch is too small.
     """
-    last = images % batch_size if images > batch_size else 0
-    if last == 1:
+    in_batch = images_per_batch(batch_size, views_per_image)
+    last = images % in_batch if images > in_batch else 0
+    if last * views_per_image == 1:
         return True
     least = _least_for_batch_norm(model) if group.size > 1 else 0
-    if min(batch_size, images) // group.size < least:
+    whole = min(in_batch, images)
+    # A rank takes images with all their crops.
+    if whole // group.size * views_per_image < least:
         raise InputError(
-            f"batches of {min(batch_size, images)} images leave less than {least} to each of {group.size} ranks, too "
-            "few for this network's batch norm: take larger batches or fewer ranks"
+            f"batches of {whole} images leave less than {least} to each of {group.size} ranks, too few for this "
+            "network's batch norm: take larger batches or fewer ranks"
         )
-    return last > 0 and last // group.size < least
+    return last > 0 and last // group.size * views_per_image < least
 
 
 def _least_for_batch_norm(model: nn.Module) -> int:

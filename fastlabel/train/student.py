@@ -14,7 +14,7 @@ import torch
 
 from fastlabel.errors import InputError
 from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
+from fastlabel.loader import SoftLabelLoader, images_per_batch
 from fastlabel.manifest import TeacherInfo, ids_digest
 from fastlabel.models import Classifier, ModelSpec, pick_device
 from fastlabel.network import LabellingNetwork
@@ -48,7 +48,8 @@ class StudentConfig:
 
     `ipc` trains on that many random images per class, chosen by `ipc_seed` (default: `seed`); `teacher` is
     the one that "online" runs (a checkpoint, torchvision:NAME@WEIGHTS, ...; of an ensemble all members, in order);
-    `teacher_index` says which teacher of the store the labels are from.
+    `teacher_index` says which teacher of the store the labels are from. `views_per_image` crops of every image are
+    trained on in each epoch, next to each other in a batch of the recipe's `batch_size` crops.
     """
 
     data: str | Path
@@ -62,6 +63,7 @@ class StudentConfig:
     teacher_index: int = 0
     ipc: int | None = None
     ipc_seed: int | None = None
+    views_per_image: int = 1
     label_temperature: float = 1.0
     student_temperature: float = 1.0
     seed: int = 0
@@ -75,6 +77,7 @@ class StudentConfig:
     def __post_init__(self) -> None:
         if self.labels not in LABELS:
             raise InputError(f"unknown kind of labels {self.labels!r}: known are {', '.join(LABELS)}")
+        images_per_batch(self.recipe.batch_size, self.views_per_image)
         if (self.labels == "online") != (self.teacher is not None):
             raise InputError(f"a teacher's checkpoint goes with online labels: labels are {self.labels}")
         if self.labels != "hard" and self.recipe.label_smoothing:
@@ -137,10 +140,11 @@ def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Re
             indices=ids,
             teacher=config.teacher_index,
             num_workers=group.workers(config.workers),
-            drop_last=drops_last(len(ids), recipe.batch_size, model, group),
+            drop_last=drops_last(len(ids), recipe.batch_size, model, group, config.views_per_image),
             class_map=class_map,
             rank=group.ranks.rank,
             world_size=group.size,
+            views_per_image=config.views_per_image,
         )
         trainer = Trainer(
             model=model,
@@ -202,6 +206,7 @@ def _identity(
         "ipc": config.ipc,
         "ipc_seed": config.ipc_seed,
         "images": len(ids),
+        "views_per_image": config.views_per_image,
         "seed": config.seed,
         "recipe": config.recipe.to_dict(),
         "sync_batch_norm": config.sync_batch_norm,

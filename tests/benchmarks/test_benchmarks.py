@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import labels_share, loss
+from benchmarks import labels_share, loss, views_per_image
 from benchmarks.harness import alternate
 from benchmarks.memory import peak_bytes
 
@@ -22,6 +22,17 @@ def test_labels_share(tmp_path: Path) -> None:
     figures = json.loads(out.read_text())
     assert figures["labels"]["rounds"] == 2 and figures["share"] > 0
     assert figures["machine"]["versions"]["zarr"] and figures["machine"]["cores"]
+
+
+def test_views_per_image(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = ["--count", "16", "--size", "32", "--k", "4", "--views", "4", "--most", "4", "--batch-size", "8"]
+    result = CliRunner().invoke(
+        views_per_image.main, [*sizes, "--rounds", "2", "--json", str(out)], catch_exceptions=False
+    )
+    assert result.exit_code == 0 and "4 views per image: " in result.output
+    figures = json.loads(out.read_text())
+    assert figures["crops"] == 64 and {figures[f"views_{M}"]["rounds"] for M in (1, 2, 4)} == {2}
 
 
 def test_loss(tmp_path: Path) -> None:

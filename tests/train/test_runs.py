@@ -18,11 +18,12 @@ from fastlabel.images.write import write_dataset
 from fastlabel.loader import SoftLabelLoader
 from fastlabel.models import load_teacher
 from fastlabel.store import LabelStore
-from fastlabel.train import Recipe, StudentConfig, TeacherConfig, train_student, train_teacher
+from fastlabel.train import Recipe, StudentConfig, TeacherConfig, loop, train_student, train_teacher
 from fastlabel.train.objectives import cached_loss, online_loss
 from fastlabel.train.setup import evaluation_policy
 from fastlabel.train.student import default_eval_every, student_ids
 from fastlabel.views import ViewPolicy
+from fastlabel.weights import read_checkpoint
 
 ARCH = "convnet-d1-w8"
 CLASSES = 4
@@ -175,6 +176,66 @@ def test_a_resumed_student_equals_the_uninterrupted_one(data, tmp_path):
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
 
 
+@pytest.mark.parametrize("labels", ["cache", "online", "hard"])
+def test_students_on_two_views_of_an_image(data, tmp_path, labels, monkeypatch):
+    """They learn from 2 x 48 crops an epoch, and go on in the middle of one to the bytes of an undisturbed run."""
+    teacher = data.teacher if labels == "online" else None
+    config = student_config(data, tmp_path / "whole", epochs=2, labels=labels, teacher=teacher, views_per_image=2)
+    whole = train_student(config)
+    assert whole.accuracy > 0.4
+    run = json.loads((tmp_path / "whole" / "config.json").read_text())["run"]
+    assert (run["views_per_image"], run["images"]) == (2, 48)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(loop, "SHARE_OF_SAVES", 1e9)
+
+    crops = []
+
+    class Interrupt:
+        def start(self, step, epochs, steps_per_epoch):
+            assert (step, epochs, steps_per_epoch) == (0, 2, 6)
+
+        def step(self, images):
+            crops.append(images)
+            if len(crops) == 9:
+                raise KeyboardInterrupt
+
+        def epoch(self, metrics): ...
+
+    config = replace(config, out=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train_student(config, Interrupt())
+    assert crops == [16] * 9
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["loader"]["batches"] == 2
+    with pytest.raises(InputError, match="its views_per_image is 2, this one has 1"):
+        train_student(replace(config, views_per_image=1, resume=True))
+    resumed = train_student(replace(config, resume=True))
+    assert untimed(resumed) == untimed(whole)
+    assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+
+
+def test_a_run_of_before_there_were_several_views_goes_on(data, tmp_path):
+    config = student_config(data, tmp_path / "run", epochs=1)
+    history = train_student(config).history
+    path = tmp_path / "run" / "config.json"
+    kept = json.loads(path.read_text())
+    del kept["run"]["views_per_image"]
+    path.write_text(json.dumps(kept))
+    assert train_student(replace(config, resume=True)).history == history
+    with pytest.raises(InputError, match="its views_per_image is 1, this one has 2"):
+        train_student(replace(config, views_per_image=2, resume=True))
+
+
+def test_views_per_image_of_the_command_line(data, tmp_path, cli):
+    files = ["train-student", data.train, data.store, "--val", data.val, "--arch", ARCH, "--device", "cpu"]
+    options = ["--epochs", 1, "--views-per-image", 3, "--json", "--out", tmp_path / "run", "--batch-size"]
+    refused = cli(*files, *options, 16)
+    assert refused.exit_code == 2 and "16 crops is not a multiple of views_per_image 3: take 18" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = cli(*files, *options, 24)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["views_per_image"] == 3
+
+
 def test_online_refuses_a_teacher_that_did_not_label_the_store(data, tmp_path):
     other = data.teacher.with_name("epoch-001.pt")
     with pytest.raises(ManifestMismatchError, match="is not teacher 0"):
@@ -190,6 +251,7 @@ def test_online_refuses_a_teacher_that_did_not_label_the_store(data, tmp_path):
         ({"labels": "cache", "teacher": "x.pt"}, "teacher's checkpoint"),
         ({"labels": "hard", "label_temperature": 2.0}, "temperatures are for soft labels"),
         ({"recipe": Recipe(epochs=1, label_smoothing=0.1)}, "label smoothing is for hard labels"),
+        ({"views_per_image": 3}, "a batch_size of 256 crops is not a multiple of views_per_image 3: take 258"),
     ],
 )
 def test_options_that_contradict_each_other(data, options, message):
