@@ -1,6 +1,6 @@
 """What does a label store of ImageNet's size cost, next to the disk that it lies on?
 
-    python -m benchmarks.big_store [--folder FOLDER] [--json OUT]
+    python -m fastlabel.benchmarks.big_store [--folder FOLDER] [--json OUT]
 
 1.28 M samples, 8 views, K=16 of 1,000 classes: bytes per crop, and the time to write, open, read a plane and verify,
 in turns with plain files of as many bytes in the same folder. The labels are synthetic: they are encoded from made
@@ -14,8 +14,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.harness import alternate, summary, write_json
 from fastlabel import commit
+from fastlabel.benchmarks.harness import alternate, summary, write_json
 from fastlabel.codec import TopKCodec
 from fastlabel.commit import ARRAYS, UnitAddress
 from fastlabel.inspection import Inspection, inspect_store
@@ -134,7 +135,8 @@ def write_store(store: LabelStore, plain: Path) -> dict[str, Any]:
         disk.append(_write_plain(plain, nbytes))
         written += nbytes
     shuffled = np.random.default_rng(0).permutation(len(labels["codes"][0]))
-    last = TopKLabels(*(torch.from_numpy(labels[name][0][shuffled]) for name in ARRAYS), store.num_classes)
+    classes, codes, tail = (torch.from_numpy(labels[name][0][shuffled]) for name in ARRAYS)
+    last = TopKLabels(classes, codes, tail, store.num_classes)
     return {
         "write": {"seconds": sum(units), "unit": asdict(summary(units)), "bytes": written},
         "write_disk": {"seconds": sum(disk), "unit": asdict(summary(disk))},
@@ -173,7 +175,12 @@ def _read_plain(path: Path) -> None:
 def _cold(cases: dict[str, Any], files: dict[str, Path]) -> Iterator[tuple[str, Any]]:
     for name, case in cases.items():
         yield name, case
-        yield f"{name}_cold", lambda name=name, case=case: (drop_cached(files[name]), case())
+        yield f"{name}_cold", partial(_uncached, case, files[name])
+
+
+def _uncached(case: Callable[[], object], file: Path) -> None:
+    drop_cached(file)
+    case()
 
 
 def read_store(path: Path, plain: Path, nbytes: int, rounds: int) -> dict[str, Any]:

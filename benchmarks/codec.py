@@ -1,6 +1,6 @@
 """How fast are labels made from logits, and made dense again?
 
-    python -m benchmarks.codec [--device cuda] [--batch-size 1024 ...] [--classes 1000 ...] [--k 16 ...] [--json OUT]
+    python -m fastlabel.benchmarks.codec [--device cuda] [--batch-size 1024 ...] [--classes 1000 ...] [--k 16 ...]
 
 encode_topk against what soft-label code does otherwise: log_softmax and topk in torch, which keeps no tail and
 quantises nothing. decode_topk against scattering float32 probabilities into a dense tensor. On a GPU also the share of
@@ -19,7 +19,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Timing, alternate, write_json
+from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.kernels.decode_topk import decode_topk, decode_topk_reference, topk_probabilities
 from fastlabel.kernels.encode_topk import encode_topk, encode_topk_reference
 from fastlabel.kernels.label_format import widen

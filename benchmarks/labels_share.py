@@ -1,6 +1,6 @@
 """What do cached labels cost, next to the images that they belong to?
 
-    python -m benchmarks.labels_share [--photos FOLDER] [--json OUT]
+    python -m fastlabel.benchmarks.labels_share [--photos FOLDER] [--json OUT]
 
 An epoch of SoftLabelLoader without labels (decode, crop, resize), against all that labels add to it: reading and
 checking the plane, gathering it by sample id, and decoding it to dense probabilities.
@@ -15,8 +15,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.harness import Timing, alternate, write_json
-from benchmarks.photos import photo_beton
+from fastlabel.benchmarks.harness import Timing, alternate, write_json
+from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.cache import cache_labels
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader

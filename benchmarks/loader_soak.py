@@ -1,6 +1,6 @@
 """Do memory and threads stay flat, epoch after epoch of the loader?
 
-    python -m benchmarks.loader_soak [--beton FILE | --photos FOLDER] [--epochs 50] [--json OUT]
+    python -m fastlabel.benchmarks.loader_soak [--beton FILE | --photos FOLDER] [--epochs 50] [--json OUT]
 
 After every epoch of SoftLabelLoader: the process's resident memory, its anonymous part (without the pages of the
 mapped dataset file), and its threads, all from /proc. Every fifth epoch is left half-way, as a reader may do. The
@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.harness import write_json
-from benchmarks.labels_share import make_store
-from benchmarks.photos import photo_beton
+from fastlabel.benchmarks.harness import write_json
+from fastlabel.benchmarks.labels_share import make_store
+from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
 

@@ -1,6 +1,7 @@
 """What does the loss against stored labels cost, forward and backward, next to a dense target?
 
-    python -m benchmarks.loss [--device cuda --dtype bfloat16] [--json OUT]
+    fastlabel bench loss                                                        a small grid
+    python -m fastlabel.benchmarks.loss [--device cuda --dtype bfloat16] [--json OUT]    the whole one
 
 Peers: (a) `dense`: decode to a dense target, F.cross_entropy; (b) `compiled`: the same under torch.compile; (c) `fkd`:
 as FKD does it, a dense target scattered on the CPU and copied to the device. `copy` copies the logits once: the floor
@@ -21,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Timing, alternate, summary, write_json
-from benchmarks.memory import peak_bytes
+from fastlabel.benchmarks.harness import Timing, alternate, summary, write_json
+from fastlabel.benchmarks.memory import peak_bytes
+from fastlabel.benchmarks.question import Answer, Setup, bars
 from fastlabel.codec import TopKCodec
 from fastlabel.labels import TopKLabels
 from fastlabel.losses import soft_cross_entropy
@@ -70,6 +72,31 @@ def measure_cell(
         "times_less_processor_time_than": {name: cpu[name].median / cpu["fused"].median for name in peers},
         "share_of_copy_bandwidth": 1.5 * timings["copy"].median / ours,
     }
+
+
+def answer(setup: Setup) -> Answer:
+    """The question at K=16, at two batch sizes and numbers of classes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches, classes, kept = ((8,), (100,), (4,)) if setup.quick else ((256, 1024), (1000, 21841), (16,))
+    cells = list(measure(batches, classes, kept, device, "float32", setup.rounds_or(9), compiled=not setup.quick))
+    names = list(cells[0]["times_faster_than"])
+    rows = []
+    for cell in cells:
+        peak = cell["peak_bytes"]["fused"]
+        beyond = "unknown" if peak is None else f"{max(0, peak - cell['logits_bytes']) / 2**20:.1f}"
+        times = (f"{cell['times_faster_than'][name]:.1f}x" for name in names)
+        shape = (f"B={cell['B']} C={cell['C']} K={cell['K']}", f"{1e3 * cell['seconds']['fused']['median']:.2f}")
+        rows.append((*shape, *times, beyond))
+    heads = ("loss and gradient", "ms", *(f"against {name}" for name in names), "MiB beyond the gradient")
+    figures = {"device": device, "dtype": "float32", "threads": torch.get_num_threads(), "cells": cells}
+    speeds = {f"{n}, C={c['C']}, B={c['B']}": _rates(c, n) for c in cells for n in ("fused", *names)}
+    ours = [name for name in speeds if name.startswith("fused")]
+    return Answer(QUESTION, figures, heads, rows, plot=bars(speeds, "rows/s", ours, log=True))
+
+
+def _rates(cell: dict[str, Any], name: str) -> tuple[float, float, float]:
+    seconds = cell["seconds"][name]
+    return cell["B"] / seconds["median"], cell["B"] / seconds["p80"], cell["B"] / seconds["p20"]
 
 
 def _each(timing: Timing, repeats: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastlabel.errors import InputError
 from fastlabel.images.beton import class_names_path
 from fastlabel.images.write import write_dataset
 
@@ -21,6 +22,8 @@ def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> 
     is given ``classes`` classes, most of which may have no image: the price of a label depends on their number.
     """
     out = folder / "photos.beton"
+    if out.exists():  # made for another question of this run
+        return out
     if photos is None:
         source = _make(folder / "made", count)
     elif any(path.is_dir() for path in photos.iterdir()):
@@ -34,7 +37,10 @@ def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> 
 
 
 def _as_classes(photos: Path, folder: Path) -> Path:
-    for index, path in enumerate(sorted(p for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))):
+    found = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not found:
+        raise InputError(f"{photos} holds no .jpg, .jpeg or .png file: expected a folder of images or of class folders")
+    for index, path in enumerate(found):
         target = folder / f"class-{index % CLASSES}" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path.resolve())
@@ -46,7 +52,8 @@ def _make(folder: Path, count: int) -> Path:
     for index in range(count):
         height, width = (500, int(random.integers(333, 501)))
         # Noise at several scales has about the spectrum of a photo, and so about its size as a JPEG.
-        pixels = sum(_noise(random, height, width, cell) * cell**0.5 for cell in (2, 8, 32, 128))
+        layers = [_noise(random, height, width, cell) * cell**0.5 for cell in (2, 8, 32, 128)]
+        pixels = np.sum(layers, axis=0)
         scaled = 128 + 40 * (pixels - pixels.mean()) / pixels.std()
         path = folder / f"class-{index % CLASSES}" / f"{index:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """How far off is the estimate of what truncation loses, which `fastlabel inspect` prints?
 
-    python -m benchmarks.truncation_error [--data TRAIN.beton] [--json OUT]
+    python -m fastlabel.benchmarks.truncation_error [--data TRAIN.beton] [--json OUT]
 
 KL(teacher || label), exact from the logits and estimated from the stored label alone, for Gaussian logits; and with
 --data for a network that is trained here on small images of that dataset, for its own classes and for many more, which
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
-from benchmarks.harness import write_json
+from fastlabel.benchmarks.harness import write_json
 from fastlabel.codec import TopKCodec
 from fastlabel.images.beton import Beton
 from fastlabel.images.load import ImageLoader

@@ -1,6 +1,6 @@
 """What does a student save that takes several views of an image per step?
 
-    python -m benchmarks.views_per_image [--photos FOLDER] [--json OUT]
+    python -m fastlabel.benchmarks.views_per_image [--photos FOLDER] [--json OUT]
 
 Crops a second of SoftLabelLoader, images and labels, at 1, 2, 4 ... views per image: every case makes the same crops,
 each view of each image once.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.harness import Timing, alternate, write_json
-from benchmarks.labels_share import make_store
-from benchmarks.photos import photo_beton
+from fastlabel.benchmarks.harness import Timing, alternate, write_json
+from fastlabel.benchmarks.labels_share import make_store
+from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.images.beton import Beton
 from fastlabel.loader import SoftLabelLoader
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "copy": ("fastlabel.cli.copy", "Copy the first views and some teachers of a label store, whole units alone."),
     "verify": ("fastlabel.cli.verify", "Check every byte of a store, its dataset, and labels against a teacher."),
     "repair": ("fastlabel.cli.repair", "Label again what is damaged in a store, and nothing else."),
+    "bench": ("fastlabel.cli.bench", "Measure speed and size here, against other ways to do it."),
     "demo": ("fastlabel.cli.demo", "From digits to students trained on soft labels, in minutes."),
 }
 INTERRUPTED = 130  # what shells report for SIGINT

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fastlabel"
+LINKS = ("kernels", "cli", "benchmarks")
 
 # A module may import its own level and those below. The name is the first part after `fastlabel.`
 LEVELS = [
@@ -60,6 +61,7 @@ LEVELS = [
     {"train"},
     {"studies", "demo", "figures", "contact_sheet"},
     {""},  # fastlabel/__init__.py
+    {"benchmarks"},
     {"cli"},
 ]
 MODELS = {"models", "architectures", "convnet", "weights", "foreign", "hub", "teacher_sources"}
@@ -74,7 +76,7 @@ ONLY = {
 OWNERS = {  # third-party package: who may import it
     "zarr": {"store", "commit"},
     "ffcv": {"images"},
-    "click": {"cli"},
+    "click": {"cli", "benchmarks"},
     "triton": {"kernels"},
 }
 KERNELS_MAY_IMPORT = {"torch", "numpy", "numba", "triton"} | set(sys.stdlib_module_names)
@@ -82,7 +84,7 @@ KERNELS_MAY_IMPORT = {"torch", "numpy", "numba", "triton"} | set(sys.stdlib_modu
 
 def modules() -> dict[str, str]:
     """Dotted name to source of every module of the package, through the symlinks."""
-    files = {path for root in (PACKAGE, PACKAGE / "kernels", PACKAGE / "cli") for path in root.rglob("*.py")}
+    files = {path for root in (PACKAGE, *(PACKAGE / name for name in LINKS)) for path in root.rglob("*.py")}
     return {dotted(path): path.read_text() for path in sorted(files)}
 
 
@@ -186,6 +188,7 @@ def test_the_walk_sees_the_symlinked_packages():
     names = modules().keys()
     assert {"fastlabel", "fastlabel.errors", "fastlabel.cli.main", "fastlabel.images.write"} <= names
     assert any(name.startswith("fastlabel.kernels.") for name in names)
+    assert "fastlabel.benchmarks.harness" in names
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,7 @@ def test_the_walk_sees_the_symlinked_packages():
         ("fastlabel.loader", "from fastlabel.train import loop"),
         ("fastlabel.train.loop", "import click"),
         ("fastlabel.train.loop", "import fastlabel.cli.main"),
+        ("fastlabel.cache", "from fastlabel.benchmarks import harness"),
         ("fastlabel.models", "import fastlabel.codec"),
         ("fastlabel.kernels.op.op", "from fastlabel.errors import InputError"),
         ("fastlabel.kernels.op.op", "from ...errors import InputError"),
@@ -211,7 +215,18 @@ def test_the_walk_sees_the_symlinked_packages():
     ],
 )
 def test_a_forbidden_import_is_found(module, text):
-    parts = ["kernels", "kernels.op", "images", "train", "cli.main", "errors", "views", "manifest", "store"]
+    parts = [
+        "kernels",
+        "kernels.op",
+        "images",
+        "train",
+        "cli.main",
+        "benchmarks",
+        "errors",
+        "views",
+        "manifest",
+        "store",
+    ]
     sources = dict.fromkeys(["fastlabel", *(f"fastlabel.{name}" for name in parts)], "")
     assert violations(sources) == []
     assert violations(sources | {module: text})

@@ -1,4 +1,4 @@
-"""What is installed: every folder of the library, and nothing under the names `kernels` or `cli`."""
+"""What is installed: every folder of the library, and nothing under the names `kernels`, `cli` or `benchmarks`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
+LINKS = ("kernels", "cli", "benchmarks")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -17,14 +18,14 @@ def test_every_folder_with_code_is_installed():
     installed = set(find_packages(str(ROOT), include=include))
     folders = {
         path.parent.relative_to(ROOT / "fastlabel")
-        for root in (ROOT / "fastlabel", ROOT / "fastlabel" / "kernels", ROOT / "fastlabel" / "cli")
+        for root in (ROOT / "fastlabel", *(ROOT / "fastlabel" / name for name in LINKS))
         for path in root.rglob("*.py")
     }
     assert installed == {".".join(("fastlabel", *folder.parts)) for folder in folders}
 
 
 def test_the_links_are_relative():
-    for name in ("kernels", "cli"):
+    for name in LINKS:
         assert (ROOT / "fastlabel" / name).readlink() == Path("..") / name
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import labels_share, loss, views_per_image
-from benchmarks.harness import alternate
-from benchmarks.memory import peak_bytes
+from fastlabel.benchmarks import labels_share, loss, views_per_image
+from fastlabel.benchmarks.harness import alternate
+from fastlabel.benchmarks.memory import peak_bytes
 
 
 def test_labels_share(tmp_path: Path) -> None:

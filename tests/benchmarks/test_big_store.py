@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-from benchmarks import big_store
+from fastlabel.benchmarks import big_store
 
 
 def test_big_store(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import codec
+from fastlabel.benchmarks import codec
 
 
 def run(tmp_path: Path, device: str) -> dict:

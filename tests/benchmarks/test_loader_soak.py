@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.loader_soak import Footprint, summary
+from fastlabel.benchmarks.loader_soak import Footprint, summary
 from tests.stores import write_photos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ def test_flat_over_many_small_batches(photo_folder: Path, tmp_path: Path) -> Non
     beton, out = write_photos(photo_folder, tmp_path / "photos.beton"), tmp_path / "soak.json"
     sizes = ["--size", "16", "--k", "2", "--views", "3", "--batch-size", "1"]
     rhythm = ["--epochs", "60", "--warmup", "20", "--leave-every", "3", "--json", out]
-    command = [sys.executable, "-m", "benchmarks.loader_soak", "--beton", beton, *sizes, *rhythm]
+    command = [sys.executable, "-m", "fastlabel.benchmarks.loader_soak", "--beton", beton, *sizes, *rhythm]
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())

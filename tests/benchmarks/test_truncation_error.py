@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from benchmarks import truncation_error
+from fastlabel.benchmarks import truncation_error
 
 
 def test_truncation_error(photos: Path, tmp_path: Path) -> None:
