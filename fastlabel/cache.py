@@ -20,6 +20,7 @@ from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.forward import TeacherForward
 from fastlabel.growth import Growth, grown_store, plan_growth
 from fastlabel.images.beton import Beton
+from fastlabel.images.device import crops_on_device, make_image_loader
 from fastlabel.images.load import ImageLoader
 from fastlabel.labelling import label_unit, try_labelling
 from fastlabel.manifest import (
@@ -148,7 +149,8 @@ def cache_labels(
         manifest.validate()
         _check_ranks(ranks, manifest)
         growth = plan_growth(Path(store), manifest, ids)
-        images = ImageLoader(beton, policy, decode_batch or decode_batch_size(policy.size), num_workers)
+        decode_batch = decode_batch or decode_batch_size(policy.size, device)
+        images = make_image_loader(beton, policy, decode_batch, num_workers, device)
         forwards = [TeacherForward(*pair, device) for pair in zip(models, manifest.teachers, strict=True)]
         if dry_run:
             return _estimate(Path(store), growth, ids, images, forwards)
@@ -201,9 +203,13 @@ def _choose_samples(beton: Beton, ipc: int | None, subset: ArrayLike | None, see
     return ids
 
 
-def decode_batch_size(size: int) -> int:
-    """Samples per decode, so that a batch of eight views stays near 16 MB whatever the size of a crop."""
-    return max(8, min(512, (16 << 20) // (DECODE_VIEWS * size * size * 3)))
+def decode_batch_size(size: int, device: torch.device) -> int:
+    """Samples per decode, so that a batch of eight views stays near 16 MB whatever the size of a crop.
+
+    Crops on a GPU take none of the CPU's memory, and its many threads want a few images each.
+    """
+    least = 64 if crops_on_device(device) else 8
+    return max(least, min(512, (16 << 20) // (DECODE_VIEWS * size * size * 3)))
 
 
 def _label(

@@ -23,10 +23,13 @@ from fastlabel.network import LabellingNetwork, is_out_of_memory
 
 
 class CanonicalBatches:
-    """Regroups decoded batches [B, V, S, S, 3] of any size into stages [V, F, S, S, 3] of the canonical one."""
+    """Regroups decoded batches [B, V, S, S, 3] of any size into stages [V, F, S, S, 3] of the canonical one.
 
-    def __init__(self, num_views: int, forward_batch: int, size: int) -> None:
-        self._stage = torch.zeros((num_views, forward_batch, size, size, 3), dtype=torch.uint8)
+    The stage is on the device of the batches, so that crops made on a GPU stay there.
+    """
+
+    def __init__(self, num_views: int, forward_batch: int, size: int, device: torch.device | str = "cpu") -> None:
+        self._stage = torch.zeros((num_views, forward_batch, size, size, 3), dtype=torch.uint8, device=device)
 
     def regroup(self, batches: Iterable[ImageBatch]) -> Iterator[tuple[Tensor, NDArray[np.int64], int]]:
         """Yield (stage, ids of its samples, position of the first one); the stage is valid until the next."""

@@ -33,7 +33,7 @@ def label_unit(
     labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
     for first in range(unit.view_start, unit.view_stop, DECODE_VIEWS):
         views = range(first, min(first + DECODE_VIEWS, unit.view_stop))
-        batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size)
+        batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size, images.device)
         with images.epoch(ids, views) as epoch:
             for stage_VBHWC, batch_ids, start in batches.regroup(epoch):
                 rows = slice(start, start + len(batch_ids))
@@ -59,7 +59,7 @@ def try_labelling(
 ) -> tuple[float, int]:
     """Label some samples into nowhere: seconds, and bytes of the labels when compressed."""
     started, compressed = time.monotonic(), 0
-    batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size)
+    batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size, images.device)
     with images.epoch(ids, views) as epoch:
         for stage_VBHWC, batch_ids, _ in batches.regroup(epoch):
             for v, view in enumerate(views):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError
 from fastlabel.images.beton import Beton
-from fastlabel.images.load import ImageLoader
+from fastlabel.images.device import make_image_loader
 from fastlabel.labels import TopKLabels
 from fastlabel.loader_state import Place, place_from_dict, place_to_dict
 from fastlabel.manifest import canonical_digest, ids_digest
@@ -69,7 +69,7 @@ class SoftLabelLoader:
         beton: the dataset file, an FFCV ``.beton``.
         store: the label store made from it, or None for images without soft labels.
         batch_size: crops per batch, over all ranks together: a multiple of ``views_per_image``.
-        device: where batches go.
+        device: where batches go. A CUDA device makes the crops itself, of whole images that the CPU decodes.
         seed: of the order of samples and views.
         policy: the views, when there is no store; view number e for epoch e (e * M to e * M + M - 1 of M per image).
         indices: int64, the samples to visit; default all that the store labels.
@@ -134,7 +134,7 @@ class SoftLabelLoader:
         self.ids = self._choose(indices)
         assert self.policy is not None
         share = len(range(rank, self.images_per_batch, world_size))
-        self._images = ImageLoader(self.beton, self.policy, share, num_workers)
+        self._images = make_image_loader(self.beton, self.policy, share, num_workers, self.device)
         self._planes = PlanePrefetcher(self.store, self.beton, teacher, self.device) if self.store else None
         self._next = self._place = Place(0)
 

@@ -21,7 +21,7 @@ from fastlabel.errors import ManifestMismatchError, StoreError
 from fastlabel.findings import Finding, Range
 from fastlabel.forward import TeacherForward
 from fastlabel.images.beton import Beton
-from fastlabel.images.load import ImageLoader
+from fastlabel.images.device import make_image_loader
 from fastlabel.labelling import label_unit
 from fastlabel.metadata_checks import read_metadata
 from fastlabel.metadata_repair import check_manifests, put_file, rebuilt_files
@@ -174,7 +174,9 @@ class _Repair:
     ) -> None:
         store = LabelStore.open(self._path)
         infos, policy = store.manifest.teachers, store.views
-        images = ImageLoader(self._beton, policy, decode_batch_size(policy.size), self._num_workers)
+        images = make_image_loader(
+            self._beton, policy, decode_batch_size(policy.size, device), self._num_workers, device
+        )
         forwards = {number: TeacherForward(found[number], infos[number], device) for number in found}
         crops = sum(state.unit.shape[0] * state.unit.shape[1] for state in todo)
         with tqdm(total=crops, desc="repair", unit="crop", unit_scale=True, disable=not self._progress) as bar:

@@ -36,11 +36,15 @@ class ImageBatch:
 
     Attributes:
         ids: int64 [B], indices of the samples in their file.
-        images: uint8 [B, V, S, S, 3], in the order of ``ids`` and of the views asked for.
+        images: uint8 [B, V, S, S, 3], in the order of ``ids`` and of the views asked for, on the loader's device.
     """
 
     ids: NDArray[np.int64]
     images: torch.Tensor
+
+    def received(self) -> ImageBatch:
+        """This batch as the thread that reads it may use it at once: see device.py."""
+        return self
 
 
 class ImageLoader:
@@ -54,6 +58,8 @@ class ImageLoader:
 
     One loader serves any number of epochs, one at a time, with any views, without compiling again.
     """
+
+    device = torch.device("cpu")
 
     def __init__(
         self, beton: Beton | str | os.PathLike[str], policy: ViewPolicy, batch_size: int, num_workers: int = 0
@@ -114,26 +120,36 @@ class ImageLoader:
             InputError: more samples than ``batch_size``, or not in the file.
             ImageDecodeError: names the first sample that is broken, and the reason.
         """
+        return self.decode_ahead(ids, views).received()
+
+    def decode_ahead(self, ids: ArrayLike, views: Sequence[int]) -> ImageBatch:
+        """As :meth:`decode`, for another thread to receive."""
         checked = self._check(ids)
         if len(checked) > self.batch_size:
             raise InputError(f"{len(checked)} samples are more than a batch of {self.batch_size}")
         with self._decoding:
             return self._decode(checked, views)
 
-    def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
-        beton = self.beton
+    def _boxes(self, ids: NDArray[np.int64], views: Sequence[int]) -> NDArray[np.int32]:
         boxes = np.empty((len(ids), len(views), 5), np.int32)
         for v, view in enumerate(views):
-            boxes[:, v] = self.policy.boxes(view, ids, beton.heights[ids], beton.widths[ids])
+            boxes[:, v] = self.policy.boxes(view, ids, self.beton.heights[ids], self.beton.widths[ids])
+        return boxes
+
+    def _check_status(self, ids: NDArray[np.int64], status: NDArray[np.int64]) -> None:
+        if status.any():
+            first = int(np.flatnonzero(status)[0])
+            reason = explain(int(status[first]), self.beton, int(ids[first]))
+            raise ImageDecodeError(f"sample {ids[first]} of {self.beton.path} cannot be decoded: {reason}")
+
+    def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
+        beton, boxes = self.beton, self._boxes(ids, views)
         out, images = self._pool(len(views)).take(len(ids))
         status = np.zeros(len(ids), np.int64)
         threads = (self._scratch, self._headers, self._decompressors.handles)
         memory = (beton.index, beton.nbytes, boxes, out, status, *threads)
         self._pipeline.run(ids, memory)
-        if status.any():
-            first = int(np.flatnonzero(status)[0])
-            reason = explain(int(status[first]), beton, int(ids[first]))
-            raise ImageDecodeError(f"sample {ids[first]} of {beton.path} cannot be decoded: {reason}")
+        self._check_status(ids, status)
         return ImageBatch(ids, images)
 
 
@@ -217,7 +233,7 @@ class Epoch(Iterator[ImageBatch]):
         item = self._queue.get()
         if isinstance(item, ImageBatch):
             self._left -= 1
-            return item
+            return item.received()
         self._check_superseded()
         self.close()
         if isinstance(item, _Failure):
@@ -271,7 +287,7 @@ def _decode_ahead(
         # Images differ in size: small pieces keep the threads evenly busy.
         with numba.parallel_chunksize(1):
             for start in range(0, len(ids), loader.batch_size):
-                batch = loader.decode(ids[start : start + loader.batch_size], views)
+                batch = loader.decode_ahead(ids[start : start + loader.batch_size], views)
                 if not _put(queue, batch, stop):
                     return
     except BaseException as error:  # whatever it is, the reader must hear of it instead of waiting
