@@ -12,7 +12,9 @@ from torch import nn
 
 from fastlabel.convnet import ConvNet
 from fastlabel.errors import InputError
+from fastlabel.whitening import Whitening
 
+WHITENED = "zca:"
 _CONVNET = re.compile(r"convnet-d(\d+)(?:-w(\d+))?")
 _CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 
@@ -20,9 +22,13 @@ _CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 def build_model(arch: str, num_classes: int, size: int | None = None) -> nn.Module:
     """A network by name: "convnet-d3", "convnet-d3-w64", "resnet18" (torchvision's) or "timm:resnet18".
 
-    Its weights are random. `size` is the side of the square images in pixels. Raises InputError for an
+    "zca:" before a name puts a `Whitening` in front of the network. Its weights are random. `size` is the side of the square images in pixels. Raises InputError for an
     unknown name (with near matches), for images that the network cannot take, and where timm is not installed.
     """
+    if arch.startswith(WHITENED):
+        if size is None:
+            raise InputError(f"{arch} needs the size of its images in pixels")
+        return nn.Sequential(Whitening(size), build_model(arch.removeprefix(WHITENED), num_classes, size))
     if arch.startswith("timm:"):
         return _timm_model(arch, num_classes, size)
     match = _CONVNET.fullmatch(arch)

@@ -70,8 +70,12 @@ class Classifier(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Logits [B, C] of images of 0 to 255."""
-        logits: Tensor = self.net((images_B3HW.float() / 255 - self.mean) / self.std)
+        logits: Tensor = self.net(self.normalise(images_B3HW))
         return logits
+
+    def normalise(self, images_B3HW: Tensor) -> Tensor:
+        """Images of 0 to 255 as the network takes them, float32."""
+        return (images_B3HW.float() / 255 - self.mean) / self.std
 
 
 @dataclass(frozen=True)
