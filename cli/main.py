@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": ("fastlabel.cli.verify", "Check every byte of a store, its dataset, and labels against a teacher."),
     "repair": ("fastlabel.cli.repair", "Label again what is damaged in a store, and nothing else."),
     "bench": ("fastlabel.cli.bench", "Measure speed and size here, against other ways to do it."),
+    "study": ("fastlabel.cli.study", "The experiments of arXiv 2406.10485, from a label cache."),
     "demo": ("fastlabel.cli.demo", "From digits to students trained on soft labels, in minutes."),
 }
 INTERRUPTED = 130  # what shells report for SIGINT

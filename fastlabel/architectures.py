@@ -22,8 +22,9 @@ _CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 def build_model(arch: str, num_classes: int, size: int | None = None) -> nn.Module:
     """A network by name: "convnet-d3", "convnet-d3-w64", "resnet18" (torchvision's) or "timm:resnet18".
 
-    "zca:" before a name puts a `Whitening` in front of the network. Its weights are random. `size` is the side of the square images in pixels. Raises InputError for an
-    unknown name (with near matches), for images that the network cannot take, and where timm is not installed.
+    "zca:" before a name puts a `Whitening` in front of the network. Its weights are random. `size` is the side of
+    the square images in pixels. Raises InputError for an unknown name (with near matches), for images that the
+    network cannot take, and where timm is not installed.
     """
     if arch.startswith(WHITENED):
         if size is None:

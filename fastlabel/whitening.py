@@ -28,7 +28,7 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, images_N3SS: Tensor, epsilon: float = EPSILON) -> None:
-        """Take mean and covariance of these images, in float64. InputError unless there are two or more, of its size."""
+        """Take mean and covariance of these images, in float64. InputError for fewer than two, or another size."""
         values = images_N3SS.flatten(1)
         if len(values) < 2 or values.shape[1] != len(self.mean):
             raise InputError(

@@ -24,6 +24,7 @@ LEVELS = [
     {"nodes", "shards", "commit", "store", "images", "precision", "subset", "ranks"}
     | {
         "models",
+        "whitening",
         "architectures",
         "convnet",
         "weights",
@@ -64,7 +65,7 @@ LEVELS = [
     {"benchmarks"},
     {"cli"},
 ]
-MODELS = {"models", "architectures", "convnet", "weights", "foreign", "hub", "teacher_sources"}
+MODELS = {"models", "whitening", "architectures", "convnet", "weights", "foreign", "hub", "teacher_sources"}
 MODELS |= {"programs", "program_text"}
 # Narrower than the levels: these may import, of ours, nothing else.
 ONLY = {

@@ -91,7 +91,7 @@ class Fit:
             logits = self.network(images)
         loss = self.loss(logits.float(), rows)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -123,9 +123,7 @@ def evaluate(network: nn.Module, test: ResidentImages, num_classes: int, amp: bo
     training = network.training
     network.eval()
     device, hits, losses = test.images.device, [], []
-    for images, targets in zip(
-        test.images.split(EVALUATION_BATCH), test.targets.split(EVALUATION_BATCH), strict=True
-    ):
+    for images, targets in zip(test.images.split(EVALUATION_BATCH), test.targets.split(EVALUATION_BATCH), strict=True):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
             logits = network(images)
         hits.append(logits.argmax(1) == targets)

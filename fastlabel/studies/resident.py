@@ -61,10 +61,8 @@ def decode_pixels(beton: Beton, ids: npt.NDArray[np.int64], size: int, workers: 
 @torch.inference_mode()
 def preprocess(model: Classifier, pixels_N3SS: Tensor, device: torch.device) -> Tensor:
     """What the model does before its network (normalise, whiten), float32 [N, 3, S, S] on the device."""
-    parts = []
-    for part in pixels_N3SS.split(DECODE_BATCH):
-        images = model.normalise(part.to(device))
-        parts.append(whitening_of(model)(images) if whitening_of(model) is not None else images)
+    whiten = whitening_of(model) or nn.Identity()
+    parts = [whiten(model.normalise(part.to(device))) for part in pixels_N3SS.split(DECODE_BATCH)]
     return torch.cat(parts).contiguous().clone()
 
 
@@ -76,7 +74,10 @@ def whitening_of(model: Classifier) -> Whitening | None:
 
 def trunk(model: Classifier) -> nn.Module:
     """The network that takes preprocessed images."""
-    return model.net if whitening_of(model) is None else model.net[1]
+    if whitening_of(model) is None:
+        return model.net
+    _, network = model.net.children()
+    return network
 
 
 def load_resident(

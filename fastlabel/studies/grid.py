@@ -1,0 +1,252 @@
+"""Runs the cells of a study: a student for each repeat, one line of JSON when it is done, none done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fastlabel import label_ops
+from fastlabel.architectures import build_model
+from fastlabel.errors import InputError
+from fastlabel.labels import TopKLabels
+from fastlabel.losses import SoftLabels
+from fastlabel.manifest import first_difference
+from fastlabel.studies.augment import SiameseAugmentation
+from fastlabel.studies.fit import Fit, evaluate, hard_loss, soft_loss
+from fastlabel.studies.report import Report, write_results
+from fastlabel.studies.rows import Row, Rows
+from fastlabel.studies.setting import Params, StudyConfig
+from fastlabel.studies.study import Study
+from fastlabel.studies.workbench import Workbench
+from fastlabel.train.checkpoint import write_atomically
+from fastlabel.train.setup import seeded
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study ended with.
+
+    Attributes:
+        seconds: all students together took, in this and earlier runs; `label_seconds` of it to look labels up.
+        done, skipped: students of this run, and those that were there already.
+    """
+
+    out: Path
+    rows: Rows
+    report: Report
+    seconds: float
+    label_seconds: float
+    labelling_seconds: float
+    done: int
+    skipped: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; of each cell mean, deviation and number of its students."""
+        cells = [{**cell, **asdict(rows.spread())} for cell, rows in self.rows.cells()]
+        return {
+            "out": str(self.out),
+            "done": self.done,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "label_seconds": self.label_seconds,
+            "cells": cells,
+            "findings": list(self.report.findings),
+        }
+
+
+def run_study(study: Study, config: StudyConfig, command: str = "", progress: bool = False) -> Outcome:
+    """Run what is not there yet in `config.out`, and write its results.
+
+    Raises InputError for a folder that holds another study or the same one with another configuration, other than a
+    larger grid or more repeats.
+    """
+    bench = Workbench(config)
+    cells = study.cells(bench, study.grid(config))
+    out = Path(config.out)
+    _begin(out, _identity(study, bench))
+    started = time.monotonic()
+    found = read_results(out)
+    todo = [(cell, repeat) for cell in cells for repeat in range(config.repeats)]
+    missing = [(cell, repeat) for cell, repeat in todo if _key(cell, repeat) not in found]
+    labelling = 0.0
+    if missing:
+        labelling = _prepare(study, bench, missing, progress)
+    with tqdm(
+        total=sum(_cost(study, bench, *job) for job in missing),
+        desc=study.name,
+        unit="img",
+        unit_scale=True,
+        disable=not progress,
+    ) as bar:
+        for number, (cell, repeat) in enumerate(missing):
+            bar.set_postfix_str(f"student {number + 1}/{len(missing)}", refresh=False)
+            result = _student(study, bench, cell, repeat, bar.update)
+            _append(out, cell, repeat, result)
+            found[_key(cell, repeat)] = result
+    rows = Rows([Row(cell, repeat, found[_key(cell, repeat)]) for cell, repeat in todo])
+    report = study.report(bench, rows)
+    seconds, label_seconds = (sum(row.result[name] for row in rows) for name in ("seconds", "label_seconds"))
+    outcome = Outcome(out, rows, report, seconds, label_seconds, labelling, len(missing), len(todo) - len(missing))
+    write_results(out, study.question, _facts(study, bench, command, outcome, time.monotonic() - started), rows, report)
+    return outcome
+
+
+def _identity(study: Study, bench: Workbench) -> dict[str, Any]:
+    config = bench.config
+    return {
+        "study": study.name,
+        "arch": bench.arch,
+        "recipe": config.recipe.to_dict(),
+        "augment": list(SiameseAugmentation.from_name(config.augment).strategy),
+        "seed": config.seed,
+        "same_images": config.same_images,
+        "device": bench.device.type,
+        "data": bench.data.fingerprint(),
+        "val": bench.val.fingerprint(),
+        "experts": [run.identity() for run in bench.experts],
+    }
+
+
+def _begin(out: Path, identity: Mapping[str, Any]) -> None:
+    path = out / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        difference = first_difference(before, json.loads(json.dumps(identity)))
+        if difference is not None:
+            where, found, wanted = difference
+            raise InputError(
+                f"{out} holds another study: its {where} is {found}, this one has {wanted}; choose another folder"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no study (no config.json): choose another folder")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(identity, indent=1) + "\n").encode())
+
+
+def _key(cell: Mapping[str, Any], repeat: int) -> str:
+    return json.dumps([dict(sorted(cell.items())), repeat])
+
+
+def read_results(out: Path) -> dict[str, dict[str, Any]]:
+    """Results by cell and repeat; a line that a crash cut short does not count."""
+    path, found = out / "results.jsonl", {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        found[_key(entry["cell"], entry["repeat"])] = entry["result"]
+    return found
+
+
+def _append(out: Path, cell: Params, repeat: int, result: Mapping[str, Any]) -> None:
+    with open(out / "results.jsonl", "a+b") as file:
+        # After a line that was cut short, begin a new one.
+        if file.tell() and _last_byte(file) != b"\n":
+            file.write(b"\n")
+        file.write((json.dumps({"cell": cell, "repeat": repeat, "result": result}) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return bytes(file.read(1))
+
+
+def _prepare(study: Study, bench: Workbench, missing: Sequence[tuple[Params, int]], progress: bool) -> float:
+    """Images into memory, labels into the store; the seconds that labelling took."""
+    experts = [expert for cell, _ in missing for expert in study.experts(bench, cell)]
+    for number, epoch in experts:
+        bench.experts[number].check(epoch)
+    ids = np.unique(np.concatenate([study.samples(bench, cell, repeat) for cell, repeat in missing]))
+    bench.load(ids)
+    started = time.monotonic()
+    if experts:
+        bench.label(experts, ids, progress)
+    return time.monotonic() - started
+
+
+def _cost(study: Study, bench: Workbench, cell: Params, repeat: int) -> int:
+    return len(study.samples(bench, cell, repeat)) * bench.config.recipe.epochs
+
+
+def _student(
+    study: Study, bench: Workbench, cell: Params, repeat: int, advance: Callable[[int], object]
+) -> dict[str, Any]:
+    """Train one student and test it."""
+    config, device = bench.config, bench.device
+    ids = study.samples(bench, cell, repeat)
+    train = bench.images(ids)
+    started = time.monotonic()
+    labels = study.target(bench, cell, ids, repeat)
+    label_seconds = time.monotonic() - started
+    seed = config.student_seed(repeat)
+    with seeded(seed, device):
+        network = build_model(bench.arch, bench.num_classes, bench.reference.spec.size).to(device)
+    loss = hard_loss(train.targets) if labels is None else soft_loss(labels)
+    augment = SiameseAugmentation.from_name(config.augment)
+    Fit(network, train.images, loss, config.recipe, augment, seed, advance).run()
+    accuracy = evaluate(network, bench.test, bench.num_classes, config.recipe.amp)
+    return {
+        "accuracy": accuracy.top1,
+        "loss": accuracy.loss,
+        "by_class": [round(share, 6) for share in accuracy.by_class],
+        "images": len(ids),
+        **_describe(labels, train.targets),
+        **study.extra(bench, cell, accuracy.by_class),
+        "seconds": round(time.monotonic() - started, 3),
+        "label_seconds": round(label_seconds, 5),
+    }
+
+
+def _describe(labels: SoftLabels | None, targets: torch.Tensor) -> dict[str, float]:
+    """Mean entropy of the labels in nats, and how often their top class is the true one."""
+    if labels is None:
+        return {"label_entropy": 0.0, "label_top1": 1.0}
+    sparse = labels.sparse() if isinstance(labels, TopKLabels) else labels
+    entropy = label_ops.entropy(sparse)
+    return {
+        "label_entropy": float(entropy[~entropy.isnan()].mean()) if not bool(entropy.isnan().all()) else 0.0,
+        "label_top1": float((label_ops.top1(sparse) == targets).double().mean()),
+    }
+
+
+def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall: float) -> dict[str, str]:
+    from fastlabel.studies.facts import hardware, versions
+
+    config, recipe = bench.config, bench.config.recipe
+    expert = bench.experts[0]
+    share = outcome.label_seconds / outcome.seconds if outcome.seconds else 0.0
+    facts = {
+        "Command": f"`{command}`" if command else "from Python",
+        "Students": f"{bench.arch}, {recipe.epochs} epochs, {recipe.optimizer} at {recipe.lr:g}, {recipe.schedule} "
+        f"schedule{', bfloat16' if recipe.amp else ''}, augmentation {config.augment}; {config.repeats} in each cell"
+        + (", on the same images" if config.same_images else ", each on images of its own"),
+        "Experts": f"{len(bench.experts)} x {bench.reference.spec.arch}, epochs up to {expert.last} "
+        f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy)",
+        "Data": f"{bench.data.num_samples:,} images to choose from, {bench.val.num_samples:,} to test on, "
+        f"{bench.num_classes} classes, {bench.reference.spec.size} pixels",
+        "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students, {outcome.label_seconds:.2f} s of it "
+        f"({share:.2%}) to look labels up and edit them",
+        "Hardware": hardware(bench.device),
+        "Versions": versions(),
+    }
+    if outcome.done:
+        facts["Time"] += f"; labelling before them {outcome.labelling_seconds:.1f} s; this run {wall:,.0f} s"
+    return facts
+
+
+def percent_or_unknown(share: float) -> str:
+    """A share of 1 in percent; "unknown" for NaN."""
+    return "unknown" if share != share else f"{100 * share:.1f} %"
