@@ -144,11 +144,16 @@ def _command_of(study: Study) -> click.Command:
     return click.command(study.name, help=function.__doc__, short_help=study.summary)(function)
 
 
+def _parameter(axis: Axis) -> str:
+    # With a prefix: "class" is no name that Python takes.
+    return f"axis_{axis.name.replace('-', '_')}"
+
+
 def _axis_option(axis: Axis) -> Callable[[Any], Any]:
     values = [f"{value:g}" if axis.type is float else str(value) for value in axis.default or ()]
     known = f"  [default: {', '.join(values)}]" if values and "default:" not in axis.help else ""
     return click.option(
-        f"--{axis.name}", f"axis_{axis.name}", type=axis.type, multiple=True, help=axis.help + known + "  Repeatable."
+        f"--{axis.name}", _parameter(axis), type=axis.type, multiple=True, help=axis.help + known + "  Repeatable."
     )
 
 
@@ -170,7 +175,7 @@ def _run(study: Study, as_json: bool, options: dict[str, Any]) -> None:
     from fastlabel.studies.grid import run_study
     from fastlabel.studies.setting import StudyConfig, student_recipe
 
-    grid = {axis.name: options.pop(f"axis_{axis.name}") for axis in study.axes}
+    grid = {axis.name: options.pop(_parameter(axis)) for axis in study.axes}
     recipe = student_recipe(*(options.pop(name) for name in ("epochs", "optimizer", "lr", "batch_size", "amp")))
     config = StudyConfig(recipe=recipe, grid={name: values for name, values in grid.items() if values}, **options)
     outcome = run_study(study, config, _given(), progress=sys.stderr.isatty() or not as_json)

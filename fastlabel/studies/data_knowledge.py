@@ -18,6 +18,7 @@ from fastlabel.studies.workbench import Workbench
 IPCS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 40)
 RESTS = ("zero", "renormalise", "tail")
 ALL, HARD = "all", "hard"
+LEAST_EXPONENT = 0.01  # a flatter curve says nothing of how many images a label is worth
 
 
 def usual_top_ks(num_classes: int) -> list[str]:
@@ -120,7 +121,7 @@ def _findings(
         best = max(curves, key=lambda curve: _cell(rows, ipc, *curve).spread().mean)
         findings.append(f"{ipc} images per class: best {_name(*best)}, {_cell(rows, ipc, *best).spread().percent()} %.")
     hard = laws.get((HARD, "-"))
-    if hard is not None and (ALL, "-") in curves:
+    if hard is not None and hard.exponent > LEAST_EXPONENT and (ALL, "-") in curves:
         few = min(ipcs)
         soft = _cell(rows, few, ALL, "-").spread().mean
         worth = hard.images_for(1 - soft) / few

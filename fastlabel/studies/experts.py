@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,14 +208,18 @@ def _train_epoch(
     test: ResidentImages,
     reporter: Reporter | None,
 ) -> None:
+    began = time.monotonic()
     loss = fit.epoch(epoch)
     check_finite(loss, epoch)
+    seconds = time.monotonic() - began
     accuracy = evaluate(trunk(model), test, model.spec.num_classes, config.recipe.amp)
     metrics = {
         "epoch": epoch + 1,
         "train_loss": float(loss),
         "val_accuracy": accuracy.top1,
         "val_loss": accuracy.loss,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(len(fit.images) / seconds, 1),
     }
     run.append(metrics)
     if (epoch + 1) % config.keep_every == 0 or epoch + 1 == config.recipe.epochs:

@@ -187,7 +187,7 @@ def _student(
     """Train one student and test it."""
     config, device = bench.config, bench.device
     ids = study.samples(bench, cell, repeat)
-    train = bench.images(ids)
+    train, test = bench.images(ids), bench.test
     started = time.monotonic()
     labels = study.target(bench, cell, ids, repeat)
     label_seconds = time.monotonic() - started
@@ -197,7 +197,8 @@ def _student(
     loss = hard_loss(train.targets) if labels is None else soft_loss(labels)
     augment = SiameseAugmentation.from_name(config.augment)
     Fit(network, train.images, loss, config.recipe, augment, seed, advance).run()
-    accuracy = evaluate(network, bench.test, bench.num_classes, config.recipe.amp)
+    trained = time.monotonic()
+    accuracy = evaluate(network, test, bench.num_classes, config.recipe.amp)
     return {
         "accuracy": accuracy.top1,
         "loss": accuracy.loss,
@@ -207,6 +208,7 @@ def _student(
         **study.extra(bench, cell, accuracy.by_class),
         "seconds": round(time.monotonic() - started, 3),
         "label_seconds": round(label_seconds, 5),
+        "test_seconds": round(time.monotonic() - trained, 3),
     }
 
 
@@ -228,6 +230,7 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
     config, recipe = bench.config, bench.config.recipe
     expert = bench.experts[0]
     share = outcome.label_seconds / outcome.seconds if outcome.seconds else 0.0
+    testing = sum(row.result["test_seconds"] for row in outcome.rows)
     facts = {
         "Command": f"`{command}`" if command else "from Python",
         "Students": f"{bench.arch}, {recipe.epochs} epochs, {recipe.optimizer} at {recipe.lr:g}, {recipe.schedule} "
@@ -237,8 +240,8 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
         f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy)",
         "Data": f"{bench.data.num_samples:,} images to choose from, {bench.val.num_samples:,} to test on, "
         f"{bench.num_classes} classes, {bench.reference.spec.size} pixels",
-        "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students, {outcome.label_seconds:.2f} s of it "
-        f"({share:.2%}) to look labels up and edit them",
+        "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students: {outcome.label_seconds:.2f} s ({share:.2%}) to "
+        f"look labels up and edit them, {testing:,.0f} s to test, the rest to train",
         "Hardware": hardware(bench.device),
         "Versions": versions(),
     }
