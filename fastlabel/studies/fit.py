@@ -61,7 +61,9 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.optimizer = self.recipe.make_optimizer(self.network.parameters())
-        self.steps_per_epoch = -(-len(self.images) // self.recipe.batch_size)
+        # Batch norm cannot train on a single image: a last batch of one is left out.
+        whole, rest = divmod(len(self.images), self.recipe.batch_size)
+        self.steps_per_epoch = whole + (rest > 1 or not whole)
 
     def run(self, first: int = 0) -> None:
         """All epochs of the recipe after `first` that are done. FastlabelError when the weights stop being finite."""
@@ -76,7 +78,7 @@ class Fit:
         order = torch.randperm(len(self.images), generator=random).to(self.images.device)
         self.network.train()
         loss = torch.zeros(())
-        for number, rows in enumerate(order.split(self.recipe.batch_size)):
+        for number, rows in enumerate(order.split(self.recipe.batch_size)[: self.steps_per_epoch]):
             set_lr(
                 self.optimizer,
                 self.recipe.lr_at(epoch * self.steps_per_epoch + number, self.steps_per_epoch),

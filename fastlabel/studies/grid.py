@@ -240,8 +240,8 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
         f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy)",
         "Data": f"{bench.data.num_samples:,} images to choose from, {bench.val.num_samples:,} to test on, "
         f"{bench.num_classes} classes, {bench.reference.spec.size} pixels",
-        "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students: {outcome.label_seconds:.2f} s ({share:.2%}) to "
-        f"look labels up and edit them, {testing:,.0f} s to test, the rest to train",
+        "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students: {outcome.label_seconds:.2f} s "
+        f"({share:.2%}) to look labels up and edit them, {testing:,.0f} s to test, the rest to train",
         "Hardware": hardware(bench.device),
         "Versions": versions(),
     }

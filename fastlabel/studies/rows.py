@@ -16,7 +16,8 @@ class Row:
         cell: the values of the grid.
         repeat: 0, 1, ...
         result: accuracy (share of 1), loss (nats), by_class, label_entropy (nats), label_top1 (share of labels whose
-            top class is the true one), images, seconds, label_seconds and test_seconds of them, and what the study adds.
+            top class is the true one), images, seconds, of which label_seconds and test_seconds, and what the study
+            adds.
     """
 
     cell: Mapping[str, Any]
