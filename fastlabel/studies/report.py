@@ -12,6 +12,15 @@ from typing import Any
 from fastlabel.studies.rows import Rows
 from fastlabel.train.checkpoint import write_atomically
 
+NAMES = {
+    "accuracy": "test accuracy, %",
+    "epoch": "expert epoch",
+    "ipc": "images per class",
+    "k": "classes kept",
+    "label_entropy": "entropy of the labels, nats",
+}
+"""Of axes and results, in figures."""
+
 Draw = Callable[[Any], None]
 """Draws into a matplotlib Axes."""
 
@@ -115,9 +124,9 @@ def lines_panel(
             axes.set_xscale("log", base=2)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel("test accuracy, %" if what == "accuracy" else what)
+        axes.set_ylabel(NAMES.get(what, what))
         if series:
-            axes.legend(title=series, frameon=False, fontsize="small")
+            axes.legend(title=NAMES.get(series, series), frameon=False, fontsize="small")
 
     return draw
 

@@ -137,6 +137,7 @@ def _panel(rows: Rows) -> Any:
                 means, stds = [100 * s.mean for s in spreads], [100 * s.std for s in spreads]
                 axes.errorbar(range(len(names)), means, stds, linestyle=style, marker="o", label=f"{labels}, {ipc}")
         axes.set_xticks(range(len(names)), names, rotation=45, fontsize="small")
+        axes.set_title("Images chosen by the expert's cross-entropy")
         axes.set_xlabel("decile of the expert's cross-entropy")
         axes.set_ylabel("test accuracy, %")
         axes.legend(title="labels, images per class", frameon=False, fontsize="small")
