@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,41 +13,37 @@ from fastlabel.images import _ffcv as ffcv
 from fastlabel.images import turbojpeg
 from fastlabel.images.turbojpeg import OK, decode_jpeg
 from fastlabel.kernels.resized_crop import numba as crop_kernel
-from fastlabel.kernels.resized_crop.numba import resized_crop
+from fastlabel.kernels.resized_crop.numba import resized_crop_in
+from fastlabel.kernels.sources import digest
 
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
+# The files whose code is compiled into the loop below.
+COMPILED = (crop_kernel, *crop_kernel.SOURCES, turbojpeg)
 JPEG, RAW = int(ffcv.IMAGE_MODES["jpg"]), int(ffcv.IMAGE_MODES["raw"])
 
 
-def _sources() -> str:
-    """A digest of the files whose code is compiled into the loop below.
-
-    Numba's cache looks at the file of a function, not at those that it calls: it would go on with the kernel of an
-    earlier version. It does look at what a function has closed over.
-    """
-    code = (Path(str(module.__file__)).read_bytes() for module in (crop_kernel, turbojpeg))
-    return hashlib.sha256(b"".join(code)).hexdigest()
-
-
 @njit(nogil=True)
-def _crop_views(pixels, height, width, boxes_V5, out_VSS3):
+def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
     image = pixels[: height * width * 3].reshape(height, width, 3)
     for v in range(len(boxes_V5)):
-        if not resized_crop(image, boxes_V5[v], out_VSS3[v]):
+        if not resized_crop_in(image, boxes_V5[v], out_VSS3[v], scratch):
             return BAD_BOX
     return OK
 
 
 def _compile(sources: str) -> Any:
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-    def decode_views(ids, file, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, scratch_TP, headers_T4, handles_T):
+    def decode_views(
+        ids, file, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, pixels_TP, scratch_TQ, headers_T4, handles_T
+    ):
         """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
         ``file`` is all bytes of the file, ``index_N`` says where and how each sample's image is stored in it, and
         ``nbytes_N`` in how many bytes.
-        ``scratch_TP``, ``headers_T4`` and ``handles_T`` belong to the threads, not to the samples.
+        ``pixels_TP`` (a decoded image), ``scratch_TQ`` (see ``scratch_bytes``), ``headers_T4`` and ``handles_T`` belong
+        to the threads, not to the samples.
         """
-        _ = sources  # closed over, see _sources
+        _ = sources  # closed over, see kernels/sources.py
         for b in prange(len(ids)):
             thread = get_thread_id()
             sample = index_N[ids[b]]
@@ -57,21 +51,21 @@ def _compile(sources: str) -> Any:
             start = np.int64(sample["data_ptr"])
             data = file[start : start + nbytes_N[ids[b]]]
             if sample["mode"] == JPEG:
-                scratch = scratch_TP[thread]
-                status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], scratch)
+                pixels = pixels_TP[thread]
+                status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], pixels)
                 if status_B[b] == OK:
-                    status_B[b] = _crop_views(scratch, height, width, boxes_BV5[b], out_BVSS3[b])
+                    status_B[b] = _crop_views(pixels, height, width, boxes_BV5[b], out_BVSS3[b], scratch_TQ[thread])
             elif sample["mode"] != RAW:
                 status_B[b] = BAD_MODE
             elif data.size != height * width * 3:
                 status_B[b] = BAD_RAW_SIZE
             else:
-                status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b])
+                status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b], scratch_TQ[thread])
 
     return decode_views
 
 
-decode_views = _compile(_sources())
+decode_views = _compile(digest(COMPILED))
 
 
 class ViewsDecoder(ffcv.SimpleRGBImageDecoder):

@@ -23,7 +23,7 @@ from fastlabel.images import _ffcv as ffcv
 from fastlabel.images.beton import IMAGE_FIELD, Beton
 from fastlabel.images.buffers import BufferPool
 from fastlabel.images.decode import ViewsDecoder, explain
-from fastlabel.images.turbojpeg import Decompressors
+from fastlabel.images.workspace import Workspace
 from fastlabel.views import ViewPolicy
 
 BATCHES_AHEAD = 2
@@ -72,13 +72,10 @@ class ImageLoader:
         self.beton, self.policy, self.batch_size = Beton.open(beton), policy, batch_size
         self.num_workers = min(num_workers or most, most)
         self._pipeline = _Pipeline(self.beton, policy.size)
-        pixels = int((self.beton.heights.astype(np.int64) * self.beton.widths).max())
-        self._scratch = np.empty((most, pixels * 3), np.uint8)
-        self._headers = np.zeros((most, 16), np.int32)  # a cache line each
-        self._decompressors = Decompressors(most)
-        # Not at exit: a thread may still be using them then.
-        weakref.finalize(self, self._decompressors.close).atexit = False
-        # The scratch memory serves one batch at a time; an epoch that was abandoned may still be at its last one.
+        heights, widths = self.beton.heights.astype(np.int64), self.beton.widths.astype(np.int64)
+        largest = int(heights.max()), int(widths.max()), int((heights * widths).max())
+        self._workspace = Workspace(most, *largest, policy.size)
+        # The workspace serves one batch at a time; an epoch that was abandoned may still be at its last one.
         self._decoding = threading.Lock()
         self._pools: dict[int, BufferPool] = {}
         self._epoch: weakref.ref[Epoch] | None = None
@@ -146,8 +143,7 @@ class ImageLoader:
         beton, boxes = self.beton, self._boxes(ids, views)
         out, images = self._pool(len(views)).take(len(ids))
         status = np.zeros(len(ids), np.int64)
-        threads = (self._scratch, self._headers, self._decompressors.handles)
-        memory = (beton.index, beton.nbytes, boxes, out, status, *threads)
+        memory = (beton.index, beton.nbytes, boxes, out, status, *self._workspace.arrays())
         self._pipeline.run(ids, memory)
         self._check_status(ids, status)
         return ImageBatch(ids, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from fastlabel.images.beton import Beton
 from fastlabel.images.decode import BAD_BOX, BAD_MODE, BAD_RAW_SIZE, decode_views, explain
 from fastlabel.images.load import ImageLoader
 from fastlabel.images.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, Decompressors, decode_jpeg
+from fastlabel.images.workspace import Workspace
+from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop import resized_crop, resized_crop_reference
+from fastlabel.kernels.sources import digest
 from fastlabel.views import ViewPolicy
 from tests.conftest import photo_like
 from tests.images.conftest import WriteBeton
@@ -169,14 +173,10 @@ def test_images_of_very_different_sizes_share_the_scratch_memory(write_beton: Wr
 def statuses(beton: Beton, boxes: NDArray[np.int32], size: int = 8) -> tuple[list[int], Pixels]:
     """The kernel itself, for all samples of a file with one box each."""
     count, threads = beton.num_samples, int(numba.config.NUMBA_NUM_THREADS)
-    decompressors = Decompressors(threads)
+    workspace = Workspace(threads, 200, 200, 200 * 200, size)
     out, status = np.full((count, 1, size, size, 3), 99, np.uint8), np.full(count, -1, np.int64)
-    scratch = np.empty((threads, 3 * 200 * 200), np.uint8)
-    headers = np.zeros((threads, 16), np.int32)
     file = np.memmap(beton.path, np.uint8, mode="r")
-    ids = np.arange(count)
-    decode_views(ids, file, beton.index, beton.nbytes, boxes, out, status, scratch, headers, decompressors.handles)
-    decompressors.close()
+    decode_views(np.arange(count), file, beton.index, beton.nbytes, boxes, out, status, *workspace.arrays())
     return status.tolist(), out
 
 
@@ -206,13 +206,27 @@ def test_explanations(write_beton: WriteBeton) -> None:
 
 def test_compiled_code_is_not_reused_after_a_kernel_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Numba's cache on disk looks at closures and at the function's own file, not at the files of its callees."""
-    digest = decode_module._sources()
-    closure: tuple[Any, ...] = decode_views.py_func.__closure__
-    assert digest in [cell.cell_contents for cell in closure]
-    for module in (decode_module.crop_kernel, turbojpeg):
-        changed = tmp_path / "changed.py"
-        changed.write_text(Path(str(module.__file__)).read_text() + "\n# a fix\n")
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "__file__", str(changed))
-            assert decode_module._sources() != digest
-    assert decode_module._sources() == digest
+    for kernel, modules in (
+        (decode_views, decode_module.COMPILED),
+        *((function, crop_kernel.SOURCES) for function in (crop_kernel.resized_crop, crop_kernel.resized_crop_in)),
+        (crop_kernel.scratch_bytes, crop_kernel.SOURCES),
+    ):
+        before = digest(modules)
+        closure: tuple[Any, ...] = kernel.py_func.__closure__
+        assert before in [cell.cell_contents for cell in closure]
+        for module in modules:
+            changed = tmp_path / "changed.py"
+            changed.write_text(Path(str(module.__file__)).read_text() + "\n# a fix\n")
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "__file__", str(changed))
+                assert digest(modules) != before
+        assert digest(modules) == before
+
+
+def test_every_file_of_the_crop_is_in_its_digest() -> None:
+    """A kernel file that is forgotten in SOURCES would go on as it was, in a cache on disk."""
+    folder, package = Path(str(crop_kernel.__file__)).parent, "fastlabel.kernels.resized_crop."
+    named = {Path(str(module.__file__)).name for module in (crop_kernel, *crop_kernel.SOURCES)}
+    nodes = [node for name in named for node in ast.walk(ast.parse((folder / name).read_text()))]
+    imported = {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.rpartition(".")[2] + ".py" for name in imported if name.startswith(package)} <= named

@@ -293,7 +293,7 @@ def test_many_loaders_leave_threads_and_memory_as_they_were(beton: Beton) -> Non
 def test_a_loader_is_freed_with_its_decompressors(beton: Beton) -> None:
     loader = ImageLoader(beton, POLICY, 4)
     assert len(list(loader.epoch(IDS, [0]))) == 6
-    decompressors, reference = loader._decompressors, weakref.ref(loader)
+    decompressors, reference = loader._workspace.decompressors, weakref.ref(loader)
     assert len(decompressors.handles) == numba.config.NUMBA_NUM_THREADS
     del loader
     gc.collect()

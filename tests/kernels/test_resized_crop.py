@@ -82,6 +82,40 @@ def test_numba_equals_reference(crop: tuple[Image, Box, int]) -> None:
     assert np.array_equal(resized_crop(image, box, size), resized_crop_reference(image, box, size))
 
 
+@pytest.mark.parametrize("size", [224, 160, 41, 9])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 375, 500, 1), (5, 60, 340, 360, 0), (3, 99, 41, 401, 0), (0, 0, 375, 1, 1), (9, 7, 160, 224, 1)]
+)
+def test_sizes_of_imagenet_equal_reference(box: Box, size: int) -> None:
+    """Every number of taps, and of rows that are left over by a tile of 8."""
+    image = random_image(375, 500)
+    assert np.array_equal(resized_crop(image, box, size), resized_crop_reference(image, box, size))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    views=st.lists(st.tuples(crops(largest=60), st.sampled_from([1, 5, 8, 16, 31])), min_size=1, max_size=6),
+    filling=st.sampled_from([0, 127, 255]),
+)
+def test_one_scratch_serves_any_crops(views: list[tuple[tuple[Image, Box, int], int]], filling: int) -> None:
+    """What it held before shows nowhere; nothing is written behind it or behind the crop."""
+    room = max(backend.scratch_bytes(60, 60, size) for _, size in views)
+    memory = np.full(room + 64, filling, np.uint8)
+    memory[room:] = 77
+    for (image, box, _), size in views:
+        out = np.full((2, size, size, 3), 99, np.uint8)
+        assert backend.resized_crop_in(image, np.array(box, np.int32), out[0], memory[:room])
+        assert np.array_equal(out[0], resized_crop_reference(image, box, size))
+        assert (out[1] == 99).all() and (memory[room:] == 77).all()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 400), st.integers(0, 2999), st.integers(0, 2999))
+def test_scratch_for_an_image_is_enough_for_its_boxes(height: int, width: int, size: int, less: int, left: int) -> None:
+    box = max(1, height - less), max(1, width - left)
+    assert backend.scratch_bytes(*box, size) <= backend.scratch_bytes(height, width, size)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 31, 32, 33, 224])
 @pytest.mark.parametrize("length", [1, 2, 7, 31, 32, 33, 223, 225, 500, 1271])
 def test_axis_weights(length: int, size: int) -> None:
