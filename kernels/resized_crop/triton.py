@@ -112,6 +112,7 @@ def _crops_kernel(
         weight_x = tl.load(weights_ptr + (T + column_tap) * S + x, mask=x < S, other=0).to(tl.int32)
         column = columns + column_tap
         read_x = (weight_x != 0) & (column >= 0) & (column < W)
+        first_row = image + 3 * column[None, :]
         partial_red = tl.full([ROWS, COLUMNS], _FIRST_HALF, tl.int32)
         partial_green = tl.full([ROWS, COLUMNS], _FIRST_HALF, tl.int32)
         partial_blue = tl.full([ROWS, COLUMNS], _FIRST_HALF, tl.int32)
@@ -119,7 +120,7 @@ def _crops_kernel(
             weight_y = tl.load(weights_ptr + row_tap * S + y, mask=y < S, other=0).to(tl.int32)[:, None]
             row = rows + row_tap
             read = ((row >= 0) & (row < H))[:, None] & (weight_y != 0) & read_x[None, :]
-            pixel = image + 3 * (row[:, None] * W + column[None, :])
+            pixel = first_row + (row * (3 * W))[:, None]
             partial_red += weight_y * tl.load(pixel, mask=read, other=0).to(tl.int32)
             partial_green += weight_y * tl.load(pixel + 1, mask=read, other=0).to(tl.int32)
             partial_blue += weight_y * tl.load(pixel + 2, mask=read, other=0).to(tl.int32)

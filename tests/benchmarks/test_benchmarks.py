@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fastlabel.benchmarks import labels_share, loss, views_per_image
+from fastlabel.benchmarks import device_crops, labels_share, loss, views_per_image
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.memory import peak_bytes
 
@@ -33,6 +33,15 @@ def test_views_per_image(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "4 views per image: " in result.output
     figures = json.loads(out.read_text())
     assert figures["crops"] == 64 and {figures[f"views_{M}"]["rounds"] for M in (1, 2, 4)} == {2}
+
+
+def test_device_crops(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = ["--count", "6", "--size", "32", "--views", "1,2", "--batch-size", "4", "--rounds", "2", "--device", "cpu"]
+    result = CliRunner().invoke(device_crops.main, [*sizes, "--json", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0 and "2 views of 6 images on cpu, crops/s: op " in result.output
+    figures = json.loads(out.read_text())
+    assert {figures[f"{name}_{V}"]["rounds"] for name in ("op", "normalised", "path", "cpu") for V in (1, 2)} == {2}
 
 
 def test_loss(tmp_path: Path) -> None:
