@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +16,6 @@ from fastlabel.images.beton import Beton
 from fastlabel.images.decode import BAD_BOX
 from fastlabel.images.load import ImageBatch, ImageLoader
 from fastlabel.images.staging import Staging
-from fastlabel.images.turbojpeg import Decompressors
 from fastlabel.images.whole import decode_whole
 from fastlabel.kernels.resized_crop import bad_boxes, resized_crops
 from fastlabel.views import ViewPolicy
@@ -80,10 +77,6 @@ class DeviceImageLoader(ImageLoader):
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else torch.device(device)
         )
-        most = int(numba.config.NUMBA_NUM_THREADS)
-        self._thread_headers = np.zeros((most, 16), np.int32)  # a cache line each
-        self._thread_handles = Decompressors(most)
-        weakref.finalize(self, self._thread_handles.close).atexit = False
         self._nbytes = 3 * self.beton.heights.astype(np.int64) * self.beton.widths
         largest = int(self._nbytes.max())
         self._staging = Staging(self.device, max(largest, min(PART_BYTES, batch_size * largest)))
@@ -98,9 +91,9 @@ class DeviceImageLoader(ImageLoader):
     def _crops(self, ids: NDArray[np.int64], boxes: NDArray[np.int32]) -> Tensor:
         beton, nbytes = self.beton, self._nbytes[ids]
         offsets, status = np.cumsum(nbytes) - nbytes, np.zeros(len(ids), np.int64)
-        threads = (self._thread_headers, self._thread_handles.handles)
+        *_, headers, handles = self._workspace.arrays()
         memory = (beton.index, beton.nbytes, offsets, self._staging.take().numpy(), status)
-        decode_whole(ids, beton.file_bytes(), *memory, *threads)
+        decode_whole(ids, beton.file_bytes(), *memory, headers, handles)
         heights, widths = beton.heights[ids], beton.widths[ids]
         bad = bad_boxes(heights, widths, boxes, self.policy.size).any(axis=1)
         status[(status == 0) & bad] = BAD_BOX

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,7 @@ from numba import get_thread_id, njit, prange
 from fastlabel.images import turbojpeg
 from fastlabel.images.decode import BAD_MODE, BAD_RAW_SIZE, JPEG, RAW
 from fastlabel.images.turbojpeg import OK, decode_jpeg
-
-
-def _sources() -> str:
-    """A digest of what is compiled into the loop below from another file: see ``decode._sources``."""
-    return hashlib.sha256(Path(str(turbojpeg.__file__)).read_bytes()).hexdigest()
+from fastlabel.kernels.sources import digest
 
 
 def _compile(sources: str) -> Any:
@@ -27,7 +21,7 @@ def _compile(sources: str) -> Any:
         ``file``, ``index_N`` and ``nbytes_N`` are those of ``decode.decode_views``; ``headers_T4`` and ``handles_T``
         belong to the threads.
         """
-        _ = sources  # closed over, see _sources
+        _ = sources  # closed over, see kernels/sources.py
         for b in prange(len(ids)):
             thread = get_thread_id()
             sample = index_N[ids[b]]
@@ -48,4 +42,4 @@ def _compile(sources: str) -> Any:
     return decode_whole
 
 
-decode_whole = _compile(_sources())
+decode_whole = _compile(digest((turbojpeg,)))

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from numba import njit, prange
 
+from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop
-
-
-def _sources() -> str:
-    """A digest of the files that are compiled into the loop: Numba's cache looks at this one only."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+from fastlabel.kernels.sources import digest
 
 
 def _compile(sources: str) -> Any:
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
     def resized_crops_numba(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, out_BVSS3):
         """Fill out uint8 [B, V, S, S, 3] by boxes that were checked."""
-        _ = sources  # closed over, so that it is part of the cache's key
+        _ = sources  # closed over, see kernels/sources.py
         views = boxes_BV5.shape[1]
         for crop in prange(len(offsets_B) * views):
             b, v = crop // views, crop % views
@@ -32,4 +26,4 @@ def _compile(sources: str) -> Any:
     return resized_crops_numba
 
 
-resized_crops_numba = _compile(_sources())
+resized_crops_numba = _compile(digest((crop_kernel, *crop_kernel.SOURCES)))
