@@ -8,4 +8,5 @@ from __future__ import annotations
 
 QUESTIONS = {  # name, which is also the module's: what it measures
     "loss": "Time and memory of the loss against stored labels; peers: dense targets, torch.compile, FKD's way.",
+    "loader": "Crops a second of JPEGs: our views at 1, 2, 4, 8 per decode; peers: FFCV, torchvision's DataLoader.",
 }

@@ -23,7 +23,18 @@ def check_loss(figures: dict[str, Any]) -> None:
     assert cell["times_faster_than"].keys() == {"dense", "fkd"} and cell["seconds"]["fused"]["rounds"] == 2
 
 
-CHECKS = {"loss": check_loss}
+def check_loader(figures: dict[str, Any]) -> None:
+    loaders = figures["loaders"]
+    assert loaders["FFCV RandomResizedCrop"]["times_ffcv"] == 1 and len(loaders) == 4
+    # An epoch of the 16 images: one crop of each, or two.
+    assert {name: loaded["crops"] for name, loaded in loaders.items() if loaded["crops"] != 16} == {
+        "ImageLoader, 2 views": 32
+    }
+    assert all(loaded["seconds"]["rounds"] == 2 for loaded in loaders.values())
+    assert figures["kernel"]["ours"]["median"] > 0 and len(figures["kernel"]) == 4
+
+
+CHECKS = {"loss": check_loss, "loader": check_loader}
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

@@ -1,0 +1,66 @@
+"""A case in a process of its own: what it returns, its memory, and how it fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastlabel.benchmarks.isolated import Isolated
+
+MEGABYTES = 60
+
+
+def count_from(start: int) -> Callable[[], tuple[int, int]]:
+    calls = iter(range(start, start + 100))
+    return lambda: (next(calls), os.getpid())
+
+
+def take_memory(file: Path) -> Callable[[], int]:
+    def run() -> int:
+        mapped = np.memmap(file, np.uint8, mode="r")
+        return int(np.ones(MEGABYTES << 20, np.uint8)[-1]) + int(mapped[::4096].max())
+
+    return run
+
+
+def fail(when: str) -> Callable[[], None]:
+    if when == "made":
+        raise ValueError("not to be made")
+
+    def run() -> None:
+        if when == "run":
+            raise ValueError("not to be run")
+        os._exit(3)
+
+    return run
+
+
+def test_it_runs_elsewhere_each_time_it_is_called() -> None:
+    with Isolated(count_from, 5) as case:
+        first, process = case()
+        assert (first, case()[0]) == (5, 6) and process != os.getpid()
+        assert case.result == (6, process)
+
+
+def test_memory_is_that_of_its_peak_without_mapped_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(MEGABYTES << 20))
+    with Isolated(take_memory, file) as case:
+        assert case() == 1
+        grown = case.memory_bytes()
+    assert grown is None or MEGABYTES - 1 < grown / 2**20 < MEGABYTES + 30
+
+
+@pytest.mark.parametrize(("when", "message"), [("made", "ValueError: not to be made"), ("run", "not to be run")])
+def test_an_error_comes_with_its_traceback(when: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message), Isolated(fail, when) as case:
+        case()
+
+
+def test_a_process_that_dies_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="ended with exit code 3"), Isolated(fail, "never") as case:
+        case()
