@@ -8,6 +8,8 @@ last one of a unit filled up with black images, whatever batches the images were
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from fastlabel.errors import TeacherError
 from fastlabel.images.load import ImageBatch
+from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.labels import TopKLabels
 from fastlabel.manifest import TeacherInfo
 from fastlabel.models import Teacher
@@ -50,6 +53,21 @@ class CanonicalBatches:
         if filled:
             self._stage[:, filled:] = 0
             yield self._stage, np.concatenate(held), position
+
+
+@dataclass(frozen=True)
+class StartedLabels:
+    """Labels of some crops on their way to the host.
+
+    Attributes:
+        labels: on the CPU, once ``ready`` has come.
+        finite: bool [count], whether all logits of a crop are finite; likewise.
+        ready: the CUDA event after the copy; None where nothing is waited for.
+    """
+
+    labels: TopKLabels
+    finite: Tensor
+    ready: Any = None
 
 
 class TeacherForward:
@@ -102,13 +120,38 @@ class TeacherForward:
         )
 
     def labels(self, images_BHWC: Tensor, ids: NDArray[np.int64], view: int) -> TopKLabels:
-        """Labels of a canonical batch, the first ``len(ids)`` images of which are those samples.
+        """Labels, on the CPU, of a canonical batch, the first ``len(ids)`` images of which are those samples.
 
         Raises:
             TeacherError: the logits have the wrong width, or are NaN or infinite; names the samples.
         """
-        logits = self.logits(images_BHWC, len(ids))
-        bad = ids[(~torch.isfinite(logits).all(dim=1)).cpu().numpy()]
+        return self.finish(self.start(images_BHWC, len(ids)), ids, view)
+
+    def start(self, images_BHWC: Tensor, count: int) -> StartedLabels:
+        """Begin to make the labels of the first ``count`` images of a canonical batch; a GPU is not waited for.
+
+        Raises:
+            TeacherError: the logits have the wrong width.
+        """
+        logits = self.logits(images_BHWC, count)
+        # Not the codec's own encode, which would wait to look at the logits: ``finish`` does that.
+        classes, codes, tail = (_to_host(tensor) for tensor in encode_topk(logits, self._codec.k))
+        finite = _to_host(torch.isfinite(logits).all(dim=1))
+        ready = None
+        if logits.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record(torch.cuda.current_stream(logits.device))
+        return StartedLabels(TopKLabels(classes, codes, tail, self._codec.num_classes), finite, ready)
+
+    def finish(self, started: StartedLabels, ids: NDArray[np.int64], view: int) -> TopKLabels:
+        """The labels that were begun, of those samples.
+
+        Raises:
+            TeacherError: logits are NaN or infinite; names the samples.
+        """
+        if started.ready is not None:
+            started.ready.synchronize()
+        bad = ids[~started.finite.numpy()]
         if len(bad):
             shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
             hint = "; fp16 ends at 65,504: give --precision bf16" if self.info.precision == "fp16" else ""
@@ -116,4 +159,11 @@ class TeacherForward:
                 f"teacher {self.info.name} gives NaN or infinite logits for {len(bad)} crops of view {view}: "
                 f"samples {shown}; nothing of this unit was stored{hint}"
             )
-        return self._codec.encode(logits)
+        return started.labels
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A GPU's tensor on the CPU, where its values come when the stream gets there: pinned, or this would wait."""
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

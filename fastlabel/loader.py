@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError
 from fastlabel.images.beton import Beton
-from fastlabel.images.device import make_image_loader
+from fastlabel.images.device import make_image_loader, own_device
 from fastlabel.labels import TopKLabels
 from fastlabel.loader_state import Place, place_from_dict, place_to_dict
 from fastlabel.manifest import canonical_digest, ids_digest
@@ -107,7 +107,7 @@ class SoftLabelLoader:
     ) -> None:
         self.beton = Beton.open(beton)
         self.store = LabelStore.open(store) if isinstance(store, (str, os.PathLike)) else store
-        self.batch_size, self.device, self.seed, self.teacher = batch_size, torch.device(device), seed, teacher
+        self.batch_size, self.device, self.seed, self.teacher = batch_size, own_device(device), seed, teacher
         self.shuffle, self.drop_last = shuffle, drop_last
         self.views_per_image = views_per_image
         self.images_per_batch = images_per_batch(batch_size, views_per_image)
@@ -250,8 +250,10 @@ class SoftLabelLoader:
 
     def _batch(self, ids: NDArray[np.int64], images_BVHWC: Tensor, planes: PlaneStack | None) -> Batch:
         images = images_BVHWC.flatten(0, 1).permute(0, 3, 1, 2).to(self.device)
-        index = torch.from_numpy(ids).to(self.device)
-        targets = torch.from_numpy(self._targets[ids]).to(self.device)
+        # Read from pageable memory before the call returns, but not waiting for what the GPU still has to do.
+        there = self.device.type == "cuda"
+        index = torch.from_numpy(ids).to(self.device, non_blocking=there)
+        targets = torch.from_numpy(self._targets[ids]).to(self.device, non_blocking=there)
         labels = planes.take(index) if planes else None
         if self.views_per_image > 1:
             index, targets = (values.repeat_interleave(self.views_per_image) for values in (index, targets))

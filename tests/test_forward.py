@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 from fastlabel.codec import TopKCodec
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.forward import CanonicalBatches, TeacherForward
-from fastlabel.images.load import ImageBatch
+from fastlabel.images.load import ImageBatch, ImageLoader
+from fastlabel.labelling import one_behind, try_labelling
 from fastlabel.labels import TopKLabels
 from fastlabel.manifest import TeacherInfo
 from fastlabel.models import Classifier, ModelSpec, Teacher
 from fastlabel.network import Ensemble, LabellingNetwork, resized
 from fastlabel.precision import PRECISIONS, check_precision, full_precision, teacher_precision
 from fastlabel.store import LabelStore
+from fastlabel.views import ViewPolicy
 from fastlabel.weights import weights_sha256
 from tests.stores import digests, make_teacher
 
@@ -81,6 +84,40 @@ def test_canonical_batches_are_the_same_whatever_was_decoded(sizes: list[int]) -
     for stage, of, at in found:
         assert torch.equal(stage[:, : len(of)], images[at : at + 4].transpose(0, 1))
         assert not stage[:, len(of) :].any()
+
+
+def test_labels_are_fetched_when_the_next_ones_have_begun() -> None:
+    made: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    seen = []
+    for number in one_behind(numbers()):
+        seen.append((number, len(made)))
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(one_behind([])) == [] and list(one_behind([7])) == [7]
+
+
+def test_an_error_of_a_teacher_stops_the_decoding_at_once(photos: Path) -> None:
+    """Although the error, and all that it saw, is still held."""
+
+    class NoNumbers(nn.Module):
+        spec = make_teacher().model.spec
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 3), torch.nan)
+
+    images = ImageLoader(photos, ViewPolicy.center(16), 2)
+    broken = replace(make_teacher(), model=NoNumbers())  # type: ignore[arg-type]
+    with pytest.raises(
+        TeacherError, match="NaN or infinite logits for 4 crops of view 0: samples 0, 1, 2, 3"
+    ) as raised:
+        try_labelling(images, [forward(broken)], np.tile(np.arange(12), 9), range(1))
+    assert raised.tb is not None
+    assert not [thread for thread in threading.enumerate() if thread.name == "fastlabel-images"]
 
 
 def test_reduced_precision_differs_and_repeats_itself() -> None:

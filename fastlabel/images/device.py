@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastlabel.errors import InputError
 from fastlabel.images.beton import Beton
 from fastlabel.images.decode import BAD_BOX
 from fastlabel.images.load import ImageBatch, ImageLoader
@@ -26,6 +27,16 @@ PART_BYTES = 64 << 20  # of whole images that go up at once
 def crops_on_device(device: torch.device) -> bool:
     """Whether this device cuts crops itself: CUDA does, whole images go there."""
     return device.type == "cuda"
+
+
+def own_device(device: torch.device | str) -> torch.device:
+    """This thread's device, by number: other threads have a current device of their own. InputError without CUDA."""
+    place = torch.device(device)
+    if place.type != "cuda":
+        return place
+    if not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here: give the device cpu")
+    return place if ":" in str(place) else torch.device("cuda", torch.cuda.current_device())
 
 
 def make_image_loader(
@@ -73,10 +84,7 @@ class DeviceImageLoader(ImageLoader):
         device: torch.device | str = "cuda",
     ) -> None:
         super().__init__(beton, policy, batch_size, num_workers)
-        # The thread that decodes has a current device of its own.
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else torch.device(device)
-        )
+        self.device = own_device(device)
         self._nbytes = 3 * self.beton.heights.astype(np.int64) * self.beton.widths
         largest = int(self._nbytes.max())
         self._staging = Staging(self.device, max(largest, min(PART_BYTES, batch_size * largest)))

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from fastlabel.cache import cache_labels, decode_batch_size
-from fastlabel.errors import ImageDecodeError
+from fastlabel.errors import ImageDecodeError, InputError
 from fastlabel.images import device as device_module
 from fastlabel.images.beton import Beton
-from fastlabel.images.device import DeviceBatch, DeviceImageLoader, _parts, make_image_loader
+from fastlabel.images.device import DeviceBatch, DeviceImageLoader, _parts, make_image_loader, own_device
 from fastlabel.images.load import ImageLoader
 from fastlabel.images.staging import BUFFERS, Staging
 from fastlabel.loader import SoftLabelLoader
@@ -102,6 +102,16 @@ def test_a_device_decides_who_crops(beton: Beton) -> None:
     assert device_module.crops_on_device(torch.device("cuda:1"))
     sizes = {device: decode_batch_size(224, torch.device(device)) for device in ("cpu", "cuda")}
     assert sizes == {"cpu": 13, "cuda": 64}
+
+
+def test_a_device_has_a_number_or_is_not_there(photos: Path) -> None:
+    assert own_device("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        assert own_device("cuda") == torch.device("cuda", torch.cuda.current_device())
+        assert own_device("cuda:0") == torch.device("cuda:0")
+    else:
+        with pytest.raises(InputError, match="there is no CUDA device here: give the device cpu"):
+            SoftLabelLoader(photos, None, 4, "cuda", policy=POLICIES[0])
 
 
 def damage(beton: Beton, sample: int) -> None:
