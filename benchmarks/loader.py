@@ -21,8 +21,9 @@ import click
 from fastlabel.benchmarks import crop_kernel, loader_cases
 from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.benchmarks.isolated import Isolated
-from fastlabel.benchmarks.photos import photo_beton
+from fastlabel.benchmarks.photos import photo_beton, write_jpegs
 from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
+from fastlabel.images.beton import Beton
 
 QUESTION = "crops a second of loaders of JPEGs, two workers: several views of a decoded image, and the peers"
 VIEWS = (1, 2, 4, 8)
@@ -74,7 +75,8 @@ def answer(setup: Setup) -> Answer:
     """The question at 224 pixels and batches of 256 crops."""
     size, batch_size = (32, 8) if setup.quick else (224, 256)
     beton = photo_beton(setup.folder, setup.photos, setup.size(200, 16), 1000)
-    jpegs = loader_cases.write_jpegs(beton, setup.folder / "jpegs")
+    jpegs = setup.folder / "loader-jpegs"
+    write_jpegs(Beton.open(beton), jpegs)
     # Long epochs: FFCV allocates gigabytes at the beginning of each, which a real one would hardly notice.
     epoch_of, views = setup.size(5600, 16), VIEWS[1:2] if setup.quick else VIEWS
     loaders = measure(beton, jpegs, size, batch_size, epoch_of, views, setup.rounds_or(5))

@@ -91,15 +91,6 @@ def torchvision_loader(jpegs: Path, size: int, batch_size: int, epoch_of: int) -
     return lambda: sum(len(batch) for batch in loader)
 
 
-def write_jpegs(beton: Path, folder: Path) -> Path:
-    """The very JPEGs of a .beton as files."""
-    file = Beton.open(beton)
-    folder.mkdir(exist_ok=True)
-    for sample in range(file.num_samples):
-        (folder / f"{sample:06d}.jpg").write_bytes(file.payload(sample))
-    return folder
-
-
 def _epoch(num_samples: int, epoch_of: int) -> np.ndarray:
     """Sample ids of an epoch of about as many images: a short one would time how loaders begin and end."""
     return np.tile(np.arange(num_samples), max(1, epoch_of // num_samples))

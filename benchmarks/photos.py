@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastlabel.errors import InputError
-from fastlabel.images.beton import class_names_path
+from fastlabel.images.beton import Beton, class_names_path
 from fastlabel.images.write import write_dataset
 
 CLASSES = 8
@@ -21,11 +21,11 @@ def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> 
     ``photos`` is a folder of images or of class folders; without it ``count`` photo-like images are made. The file
     is given ``classes`` classes, most of which may have no image: the price of a label depends on their number.
     """
-    out = folder / "photos.beton"
+    out = folder / (f"made-{count}.beton" if photos is None else "photos.beton")
     if out.exists():  # made for another question of this run
         return out
     if photos is None:
-        source = _make(folder / "made", count)
+        source = _make(folder / f"made-{count}", count)
     elif any(path.is_dir() for path in photos.iterdir()):
         source = photos
     else:
@@ -34,6 +34,15 @@ def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> 
     names = [*report.classes, *(f"empty-{number}" for number in range(len(report.classes), classes))]
     class_names_path(out).write_text(json.dumps({"format": 1, "classes": names}))
     return out
+
+
+def write_jpegs(beton: Beton, folder: Path) -> list[Path]:
+    """The images of a .beton file of JPEGs as files of the same bytes, in the order of the samples."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{sample:07d}.jpg" for sample in range(beton.num_samples)]
+    for sample, path in enumerate(paths):
+        path.write_bytes(beton.payload(sample))
+    return paths
 
 
 def _as_classes(photos: Path, folder: Path) -> Path:

@@ -30,6 +30,11 @@ class Setup:
     def size(self, usual: int, quick: int) -> int:
         return quick if self.quick else usual
 
+    @property
+    def images(self) -> str:
+        """Which images are measured on, for notes."""
+        return "Photos" if self.photos else "Photo-like images made here"
+
     def rounds_or(self, usual: int) -> int:
         return self.rounds or self.size(usual, 2)
 

@@ -76,7 +76,7 @@ ONLY = {
 }
 OWNERS = {  # third-party package: who may import it
     "zarr": {"store", "commit"},
-    "ffcv": {"images"},
+    "ffcv": {"images", "benchmarks"},  # benchmarks: as a peer
     "click": {"cli", "benchmarks"},
     "triton": {"kernels"},
 }

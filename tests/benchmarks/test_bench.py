@@ -34,7 +34,45 @@ def check_loader(figures: dict[str, Any]) -> None:
     assert figures["kernel"]["ours"]["median"] > 0 and len(figures["kernel"]) == 4
 
 
-CHECKS = {"loss": check_loss, "loader": check_loader}
+def check_labels(figures: dict[str, Any]) -> None:
+    names = {"ours", "fkd", "fkd, 4 crops a file", "tinyvit", "dense fp16"}
+    assert figures["seconds"].keys() == figures["labels_per_second"].keys() == names
+    assert figures["times_faster_than"]["ours"] == 1 and figures["labels"]["fkd, 4 crops a file"] == 1200
+    assert figures["synthetic_labels"]
+
+
+def check_cache(figures: dict[str, Any]) -> None:
+    assert [result["crops"] for result in figures["teachers"]] == [128, 128] and not figures["photos"]
+    for result in figures["teachers"]:
+        rates = result["crops_per_second"]
+        assert rates.keys() == {"cache_labels", "decode alone", "teacher alone", "fkd"}
+        assert result["crops_per_second_one_after_the_other"] < min(rates["decode alone"], rates["teacher alone"])
+        assert result["share_of_slower_limit"] < result["share_of_one_after_the_other"]
+
+
+def check_student(figures: dict[str, Any]) -> None:
+    assert figures["images"] == 16 and figures["share_of_hard"]["hard labels"] == 1
+    assert set(figures["images_per_second"]) == set(figures["seconds"]) == set(figures["share_of_hard"])
+    assert {"cached labels", "teacher online", "cached labels, 4 views"} < figures["seconds"].keys()
+
+
+def check_storage(figures: dict[str, Any]) -> None:
+    rows = {(row["labels"], row["format"], row["k"]): row for row in figures["rows"]}
+    assert {labels for labels, _, _ in rows} == {"network trained on digits", "synthetic"}
+    assert rows["synthetic", "tinyvit", 10]["bytes_per_crop"] == 44
+    assert rows["synthetic", "dense fp16", 1000]["kl"] < 1e-4 < rows["synthetic", "ours", 1000]["kl"] < 0.01
+    kls = [rows["synthetic", "ours", k]["kl"] for k in (1, 5, 8, 10, 16, 32, 1000)]
+    assert kls == sorted(kls, reverse=True)
+
+
+CHECKS = {
+    "labels": check_labels,
+    "loss": check_loss,
+    "loader": check_loader,
+    "cache": check_cache,
+    "student": check_student,
+    "storage": check_storage,
+}
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

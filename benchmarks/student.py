@@ -1,0 +1,116 @@
+"""How many images a second does a student train on, with hard labels, cached ones, and the teacher online?
+
+    fastlabel bench student
+
+Real training steps (forward, loss, backward, SGD) of one small student on crops of 224 pixels, from the same images:
+hard labels by SoftLabelLoader without a store, cached labels of 1,000 classes (K=16, 8 views, one in each epoch) with
+one, the teacher on every batch; and both kinds of labels with 4 views of a decoded image in each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastlabel.benchmarks.cache import random_teacher
+from fastlabel.benchmarks.harness import alternate
+from fastlabel.benchmarks.photos import photo_beton
+from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
+from fastlabel.cache import cache_labels
+from fastlabel.images.beton import Beton
+from fastlabel.loader import SoftLabelLoader
+from fastlabel.models import Classifier, ModelSpec, pick_device
+from fastlabel.network import LabellingNetwork
+from fastlabel.store import LabelStore
+from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
+from fastlabel.train.recipes import Recipe
+
+QUESTION = "images a second that a student trains on: hard labels, cached labels, the teacher online"
+VIEWS, K, CLASSES, BATCH, MANY = 8, 16, 1000, 64, 4
+HARD, CACHED, ONLINE = "hard labels", "cached labels", "teacher online"
+
+
+class Student:
+    """A network in training, by one kind of labels."""
+
+    def __init__(self, arch: str, size: int, loader: SoftLabelLoader, loss: PerSampleLoss) -> None:
+        torch.manual_seed(0)
+        self.model = Classifier(ModelSpec(arch, CLASSES, size)).to(loader.device)
+        self.optimizer = Recipe(epochs=1).make_optimizer(self.model.parameters())
+        self.loader, self.loss = loader, loss
+
+    def train(self, epochs: int) -> float:
+        """The loss of the last batch, which waits for the device."""
+        self.loader.set_epoch(0)
+        loss = torch.zeros(())
+        for _ in range(epochs):
+            for batch in self.loader:
+                loss = self.loss(self.model(batch.images), batch).mean()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+        return loss.item()
+
+
+def cases(
+    beton: Beton, store: Path, size: int, archs: tuple[str, str], few: int
+) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Each way to train, and the crops that it trains on in one call: all views, or of some images one."""
+    device, opened = pick_device("auto"), LabelStore.open(store)
+    teacher = random_teacher(archs[0], size, device)
+    online = online_loss(LabellingNetwork(teacher).to(device))
+
+    def student(loss: PerSampleLoss, with_store: bool, views_per_image: int = 1, ids: Any = None) -> Student:
+        source = None if with_store else opened.views
+        options: dict[str, Any] = {"policy": source, "views_per_image": views_per_image, "indices": ids}
+        loader = SoftLabelLoader(beton, opened if with_store else None, BATCH, device, **options)
+        return Student(archs[1], size, loader, loss)
+
+    hard, cached = student(hard_loss(), False), student(cached_loss(), True)
+    hard_many, cached_many = student(hard_loss(), False, MANY), student(cached_loss(), True, MANY)
+    taught = student(online, False, ids=np.arange(few))
+    crops = beton.num_samples * VIEWS
+    return {
+        HARD: (lambda: hard.train(VIEWS), crops),
+        CACHED: (lambda: cached.train(VIEWS), crops),
+        ONLINE: (lambda: taught.train(1), few),
+        f"{HARD}, {MANY} views": (lambda: hard_many.train(VIEWS // MANY), crops),
+        f"{CACHED}, {MANY} views": (lambda: cached_many.train(VIEWS // MANY), crops),
+    }
+
+
+def answer(setup: Setup) -> Answer:
+    """Images a second by each kind of labels."""
+    device, size, images = pick_device("auto"), setup.size(224, 16), setup.size(384, 16)
+    big = "resnet50" if device.type == "cuda" else "resnet18"
+    teacher, student = ("convnet-d2-w8", "convnet-d2-w8") if setup.quick else (big, "convnet-d3-w8")
+    beton = Beton.open(photo_beton(setup.folder, setup.photos, images, CLASSES))
+    store = setup.folder / "student.zarr"
+    # The labels of another network will do: what they say does not matter here, and it labels sooner.
+    cache_labels(beton, store, [random_teacher(student, size, device)], VIEWS, K, size, device=device)
+    ways = cases(beton, store, size, (teacher, student), min(64, beton.num_samples))
+    timings = alternate({name: way for name, (way, _) in ways.items()}, setup.rounds_or(9))
+    rates = {name: rate(timings[name], crops) for name, (_, crops) in ways.items()}
+    shares = {name: rates[name][0] / rates[HARD][0] for name in rates}
+    rows = [(name, *rate_cells(timings[name], ways[name][1]), f"{shares[name]:.3f}") for name in ways]
+    figures: dict[str, Any] = {"photos": setup.photos is not None, "size": size, "batch": BATCH, "k": K}
+    figures |= {
+        "classes": CLASSES,
+        "device": device.type,
+        "student": student,
+        "teacher": teacher,
+        "images": beton.num_samples,
+    }
+    figures |= {"seconds": timings, "images_per_second": {n: r[0] for n, r in rates.items()}, "share_of_hard": shares}
+    many = f", {MANY} views"
+    figures |= {"share_of_hard_with_many_views": rates[CACHED + many][0] / rates[HARD + many][0]}
+    notes = [
+        f"{setup.images}, crops of {size} pixels, batches of {BATCH}; {device.type}.",
+        f"The student is {student}, the teacher online {teacher}; both have random weights.",
+    ]
+    plot = bars(rates, "images/s", [name for name in rates if name.startswith(CACHED)])
+    return Answer(QUESTION, figures, ("labels", "images/s", "p20 to p80", "of hard labels"), rows, notes, plot)
