@@ -2,8 +2,7 @@
 
 In an image neighbours along x are 3 values apart, which vector units cannot add. So 8 rows are first laid beside
 each other: a *tile* is int16 [columns, 8, 4], where an entry holds one column of pixels, each as red, green, blue and
-a value that is nobody's. An entry is a cache line, and an output column is the weighted sum of a few of them: one loop
-over lanes.
+a value that is nobody's. An entry is a cache line, and an output column is the weighted sum of a few of them.
 """
 
 from __future__ import annotations
@@ -11,15 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fastlabel.kernels.resized_crop.reference import FRACTION_BITS, WEIGHT_BITS
-from fastlabel.kernels.resized_crop.weights import GROUP
+from fastlabel.kernels.resized_crop.vectors import LANES, sum_entries
 
-ROWS = 8  # of a tile
-VALUES = 4  # of a pixel in a tile
-ENTRY = ROWS * VALUES
-
-_DROP = WEIGHT_BITS + FRACTION_BITS
-_HALF = np.int32(1 << (_DROP - 1))
+ENTRY = LANES  # values of an entry
+VALUES = 4  # of a pixel in an entry
+ROWS = ENTRY // VALUES  # of a tile
 
 # Unsigned indices: a signed one could be negative, and count from the end, for all that Numba knows.
 _U = np.uintp
@@ -39,57 +34,15 @@ def place_row(line, width, row, tile):
 
 
 @njit(nogil=True, boundscheck=False)
-def _two(tile, at, w0, w1, out, to):
-    for lane in range(_ENTRY):
-        i = at + lane
-        total = np.int32(tile[i]) * w0 + np.int32(tile[i + _ENTRY]) * w1 + _HALF
-        out[to + lane] = np.uint8(total >> _DROP)
-
-
-@njit(nogil=True, boundscheck=False)
-def _four(tile, at, w0, w1, w2, w3, out, to):
-    for lane in range(_ENTRY):
-        i = at + lane
-        low = np.int32(tile[i]) * w0 + np.int32(tile[i + _ENTRY]) * w1
-        high = np.int32(tile[i + _2 * _ENTRY]) * w2 + np.int32(tile[i + _3 * _ENTRY]) * w3
-        out[to + lane] = np.uint8((low + high + _HALF) >> _DROP)
-
-
-@njit(nogil=True, boundscheck=False)
-def _any_number(tile, at, weights, sums, out, to):
-    for lane in range(_ENTRY):
-        sums[lane] = _HALF
-    for t in range(0, weights.size, GROUP):
-        w0, w1 = np.int32(weights[t]), np.int32(weights[t + 1])
-        w2, w3 = np.int32(weights[t + 2]), np.int32(weights[t + 3])
-        for lane in range(_ENTRY):
-            i = at + lane
-            low = np.int32(tile[i]) * w0 + np.int32(tile[i + _ENTRY]) * w1
-            sums[lane] += low + np.int32(tile[i + _2 * _ENTRY]) * w2 + np.int32(tile[i + _3 * _ENTRY]) * w3
-        at += _U(GROUP) * _ENTRY
-    for lane in range(_ENTRY):
-        out[to + lane] = np.uint8(sums[lane] >> _DROP)
-
-
-@njit(nogil=True, boundscheck=False)
-def resize_columns(tile, first, weights, sums, out):
+def resize_columns(tile, first, weights, out):
     """Fill out uint8 [size, 8, 4] from a tile int16 [width + taps, 8, 4]; all arrays flat but the weights.
 
-    first int32 [size] and weights int16 [size, taps] as ``axis_weights`` gives them; sums int32 [32] is scratch. Taps
-    of weight 0 may lie behind the box: they read what the tile held before, hence its room.
+    first int32 [size] and weights int16 [size, taps] as ``axis_weights`` gives them. Taps of weight 0 may lie behind
+    the box: they read what the tile held before, hence its room.
     """
-    to = _U(0)
+    taps, flat = weights.shape[1], weights.reshape(-1)
     for x in range(first.size):
-        at = _U(first[x]) * _ENTRY
-        if weights.shape[1] > GROUP:
-            _any_number(tile, at, weights[x], sums, out, to)
-        else:
-            w0, w1, w2, w3 = weights[x, 0], weights[x, 1], weights[x, 2], weights[x, 3]
-            if w2 != 0:
-                _four(tile, at, np.int32(w0), np.int32(w1), np.int32(w2), np.int32(w3), out, to)
-            else:
-                _two(tile, at, np.int32(w0), np.int32(w1), out, to)
-        to += _ENTRY
+        sum_entries(tile, first[x] * ENTRY, flat, x * taps, taps // 2, out, x * ENTRY)
 
 
 @njit(nogil=True, boundscheck=False)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from fastlabel.kernels.resized_crop import columns, reference, rows, weights
+from fastlabel.kernels.resized_crop import columns, reference, rows, vectors, weights
 from fastlabel.kernels.resized_crop import scratch as scratch_parts
 from fastlabel.kernels.resized_crop.columns import ROWS, place_row, resize_columns, take_row
 from fastlabel.kernels.resized_crop.rows import resize_row
-from fastlabel.kernels.resized_crop.scratch import axis_parts, bytes_needed, row_parts, tile_parts
+from fastlabel.kernels.resized_crop.scratch import axis_parts, bytes_needed, tile_parts
 from fastlabel.kernels.resized_crop.weights import axis_weights, taps_at_most
 from fastlabel.kernels.sources import digest
 
@@ -27,17 +27,25 @@ def _copy(image, top, left, flip, out):
         if begin >= end or not 0 <= top + y < height:
             out[y] = 0
             continue
-        inside = image[top + y, left + begin : left + end]
+        if begin > 0 or end < size:
+            out[y] = 0
+        inside = image[top + y, left + begin : left + end].reshape(-1)
         if flip:
-            out[y, : size - end] = 0
-            out[y, size - begin :] = 0
-            for x in range(end - begin):
-                for c in range(3):
-                    out[y, size - 1 - begin - x, c] = inside[x, c]
+            _mirror_pixels(inside, out[y, size - end : size - begin].reshape(-1))
         else:
-            out[y, :begin] = 0
-            out[y, end:] = 0
-            out[y, begin:end] = inside
+            target = out[y, begin:end].reshape(-1)
+            for i in range(inside.size):
+                target[i] = inside[i]
+
+
+@njit(nogil=True, boundscheck=False)
+def _mirror_pixels(pixels, out):
+    i, o = np.uintp(0), np.uintp(pixels.size)  # unsigned: see columns.py
+    for _ in range(pixels.size // 3):
+        o -= np.uintp(3)
+        for c in range(np.uintp(3)):
+            out[o + c] = pixels[i + c]
+        i += np.uintp(3)
 
 
 @njit(nogil=True, boundscheck=False)
@@ -45,8 +53,7 @@ def _resize(image, top, left, height, width, flip, out, scratch):
     size = out.shape[0]
     first_row, row_weights, at = axis_parts(scratch, 0, height, size)
     first_column, column_weights, at = axis_parts(scratch, at, width, size)
-    sums, line, at = row_parts(scratch, at, width)
-    tile, lanes, out_tile = tile_parts(scratch, at, width + column_weights.shape[1], size)
+    line, tile, out_tile = tile_parts(scratch, at, width, width + column_weights.shape[1], size)
     axis_weights(height, size, first_row, row_weights)
     axis_weights(width, size, first_column, column_weights)
     pixels, stride = image.reshape(-1), image.shape[1] * 3
@@ -56,9 +63,9 @@ def _resize(image, top, left, height, width, flip, out, scratch):
         count = min(ROWS, size - begin)
         for row in range(count):
             start = origin + first_row[begin + row] * stride
-            resize_row(pixels, start, stride, last, row_weights[begin + row], sums, line[: width * 3])
+            resize_row(pixels, start, stride, last, row_weights[begin + row], width * 3, line)
             place_row(line, width, row, tile)
-        resize_columns(tile, first_column, column_weights, lanes, out_tile)
+        resize_columns(tile, first_column, column_weights, out_tile)
         for row in range(count):
             take_row(out_tile, row, flip, out_rows[begin + row])
 
@@ -103,5 +110,5 @@ def _compile(sources: str) -> Any:
     return scratch_bytes, resized_crop_in, resized_crop
 
 
-SOURCES = (columns, reference, rows, scratch_parts, weights)
+SOURCES = (columns, reference, rows, scratch_parts, vectors, weights)
 scratch_bytes, resized_crop_in, resized_crop = _compile(digest(SOURCES))

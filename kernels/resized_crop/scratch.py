@@ -21,8 +21,7 @@ def bytes_needed(height, width, size):
     """Bytes of scratch for any crop of size x size from boxes of at most height x width pixels."""
     taps, columns = taps_at_most(height, size) + taps_at_most(width, size), width + taps_at_most(width, size)
     weights = 2 * _whole(4 * size) + _whole(2 * size * taps) + _LINE
-    lines = _whole(12 * width) + _whole(6 * width + 2) + 4 * ENTRY
-    return weights + lines + (2 * columns + size) * ENTRY
+    return weights + _whole(6 * width + 2) + (2 * columns + size) * ENTRY
 
 
 @njit(nogil=True)
@@ -37,18 +36,9 @@ def axis_parts(scratch, at, length, size):
 
 
 @njit(nogil=True)
-def row_parts(scratch, at, width):
-    """sums int32 [width * 3] and line int16 [width * 3 + 1] of the first pass, and where the rest begins."""
-    line_at = at + _whole(12 * width)
-    sums = scratch[at : at + 12 * width].view(np.int32)
-    line = scratch[line_at : line_at + 6 * width + 2].view(np.int16)
-    return sums, line, line_at + _whole(6 * width + 2)
-
-
-@njit(nogil=True)
-def tile_parts(scratch, at, columns, size):
-    """A tile int16 [columns, 8, 4], sums int32 [32] and an output tile uint8 [size, 8, 4], all flat."""
-    sums_at = at + 2 * columns * ENTRY
-    out_at = sums_at + 4 * ENTRY
-    tile, sums = scratch[at:sums_at].view(np.int16), scratch[sums_at:out_at].view(np.int32)
-    return tile, sums, scratch[out_at : out_at + size * ENTRY]
+def tile_parts(scratch, at, width, columns, size):
+    """A line int16 [width * 3 + 1], a tile int16 [columns, 8, 4] and an output tile uint8 [size, 8, 4], all flat."""
+    tile_at = at + _whole(6 * width + 2)
+    out_at = tile_at + 2 * columns * ENTRY
+    line, tile = scratch[at : at + 6 * width + 2].view(np.int16), scratch[tile_at:out_at].view(np.int16)
+    return line, tile, scratch[out_at : out_at + size * ENTRY]

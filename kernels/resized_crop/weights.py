@@ -7,12 +7,12 @@ from numba import njit
 
 from fastlabel.kernels.resized_crop.reference import WEIGHT_BITS
 
-GROUP = 4  # taps are handled in groups of as many
+GROUP = 2  # taps are handled in pairs, see vectors.py
 
 
 @njit(nogil=True, cache=True)
 def taps_at_most(length, size):
-    """How many input pixels one output pixel reads, at most, rounded up to whole groups.
+    """How many input pixels one output pixel reads, at most, rounded up to pairs.
 
     They lie strictly inside a triangle that is 2 * max(length, size) / size pixels wide.
     """

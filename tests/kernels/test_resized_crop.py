@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as F
 
@@ -269,6 +273,57 @@ def test_images_of_any_layout() -> None:
     for other in (image[::-1, ::2], np.asfortranarray(image), read_only):
         box = (1, 2, 30, 25, 1)
         assert np.array_equal(resized_crop(other, box, 16), resized_crop(np.array(other, order="C"), box, 16))
+
+
+PROCESSORS = {  # NUMBA_CPU_NAME and NUMBA_CPU_FEATURES of code that this processor runs, too
+    "sse2": ("x86-64", "+sse2"),
+    "avx2": ("x86-64", "+sse2,+ssse3,+sse4.1,+avx,+avx2"),
+    "plain": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_any_processor_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    """In a process of its own, which makes code for another processor, or for one that is not known."""
+    cpu, features = PROCESSORS[name]
+    if name != "plain" and not (platform.machine() == "x86_64" and get_host_cpu_features().get(name)):
+        pytest.skip(f"this processor has no {name}")
+    code = """
+        import sys
+        import numpy as np
+        from fastlabel.kernels.resized_crop import resized_crop, resized_crop_reference, vectors
+
+        if sys.argv[1] == "plain":
+            vectors.unit_for = lambda triple, features: vectors.Plain()
+        used, make = [], vectors.unit_for
+        vectors.unit_for = lambda *target: used.append(make(*target)) or used[-1]
+        random = np.random.default_rng(0)
+        for height, width in ((41, 401), (64, 64), (130, 90), (9, 10), (300, 11), (1, 1)):
+            image = (random.integers(0, 2, (height, width, 3)) * 255).astype(np.uint8)
+            for size in (1, 17, 32, 96):
+                for flip in (0, 1):
+                    box = (0, 0, height, width, flip)
+                    assert np.array_equal(resized_crop(image, box, size), resized_crop_reference(image, box, size))
+        print({unit.lanes for unit in used}, type(used[0]).__name__)
+    """
+    variables = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features} if cpu else {}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), name],
+        env={**os.environ, **variables, "NUMBA_CACHE_DIR": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == {"sse2": "{8} X86", "avx2": "{16} X86", "plain": "{8} Plain"}[name]
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_a_copy_that_partly_leaves_the_image(flip: int) -> None:
+    """The room beside and below it is black, whatever the output held before."""
+    image = random_image(20, 30) | 1
+    for top, left in ((-3, -5), (10, 20), (-40, 0), (0, 40), (2, -24), (-10, 10)):
+        box = (top, left, 24, 24, flip)
+        assert np.array_equal(resized_crop(image, box, 24), resized_crop_reference(image, box, 24))
 
 
 def test_nothing_outside_the_image_is_read() -> None:
