@@ -1,6 +1,6 @@
 """Operators: one folder per op, with a reference, a CPU kernel (Numba) and a place for a GPU one (Triton).
 
-Imports torch, numpy, numba and triton, nothing of fastlabel. Import an op from its folder:
+Imports torch, numpy, numba (and its llvmlite) and triton, nothing of fastlabel. Import an op from its folder:
 `from fastlabel.kernels.encode_topk import encode_topk`.
 """
 
