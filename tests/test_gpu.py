@@ -6,17 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fastlabel.codec import TopKCodec
+from fastlabel.forward import TeacherForward
+from fastlabel.images.beton import Beton
 from fastlabel.kernels.label_format import TAIL_MODELS
 from fastlabel.labels import PlaneLabels, TopKLabels
 from fastlabel.loader import SoftLabelLoader
 from fastlabel.losses import soft_cross_entropy
 from fastlabel.sparse import SparseLabels
 from fastlabel.store import LabelStore
+from fastlabel.teachers import describe
 from tests.stores import digests, make_teacher
 
 pytestmark = pytest.mark.gpu
@@ -142,3 +146,37 @@ def test_labelling_on_cuda_is_repeatable_and_near_the_cpus(photos: Path, make_st
     for batch in loader:
         assert batch.labels is not None
         assert {t.device.type for t in (batch.images, batch.targets, batch.ids, batch.labels.codes)} == {"cuda"}
+
+
+@pytest.mark.parametrize("M", [1, 2])
+def test_batches_on_cuda_are_those_of_the_cpu(photos: Path, make_store: Callable[..., Path], M: int) -> None:
+    """Crops, labels, targets and ids, whoever made the crops; on the GPU with its number."""
+    store = make_store(views=4, device="cpu")
+    loaders = [SoftLabelLoader(photos, store, 5 * M, device, views_per_image=M) for device in ("cuda", "cpu")]
+    assert loaders[0].device.index is not None
+    for _ in range(3):
+        for found, wanted in zip(*loaders, strict=True):
+            assert found.images.is_cuda and torch.equal(found.images.cpu(), wanted.images)
+            assert found.images.is_contiguous(memory_format=torch.channels_last)
+            assert found.labels is not None and wanted.labels is not None
+            assert torch.equal(found.labels.codes.cpu(), wanted.labels.codes)
+            assert found.targets.tolist() == wanted.targets.tolist() and found.ids.tolist() == wanted.ids.tolist()
+
+
+def test_labels_of_a_forward_pass_are_the_encoded_logits(photos: Path) -> None:
+    """Although nothing waits for them between the two; with the memory of the crops overwritten in between."""
+    teacher, ids, device = make_teacher(), np.arange(64), torch.device("cuda")
+    info = describe(teacher, Beton.open(photos), 2, device, 64)
+    forward = TeacherForward(teacher, info, device)
+    stage = torch.zeros((64, 16, 16, 3), dtype=torch.uint8, device=device)
+    generator = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (9, 64, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    started = []
+    for batch in crops:
+        stage.copy_(batch)
+        started.append(forward.start(stage, 64))
+    for begun, batch in zip(started, crops, strict=True):
+        found = forward.finish(begun, ids, 0)
+        wanted = info.codec.encode(forward.logits(batch, 64))
+        for name in ("classes", "codes", "tail"):
+            assert getattr(found, name).tolist() == getattr(wanted, name).tolist()

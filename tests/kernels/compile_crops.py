@@ -19,6 +19,12 @@ TABLES = {"geometry_ptr": "*i64", "first_ptr": "*i32", "weights_ptr": "*i16", "S
 
 
 def build(capability: int, kernel: object, signature: dict[str, str], constants: dict[str, object]) -> None:
+    """As it is launched; also with the arguments that Triton takes for constants because they are 1."""
+    for ones in ({}, {"S": 1}, {"S": 1, "T": 1}):
+        _build(capability, kernel, signature, constants | ones)
+
+
+def _build(capability: int, kernel: object, signature: dict[str, str], constants: dict[str, object]) -> None:
     types = signature | dict.fromkeys(constants, "constexpr")
     types = {name: types[name] for name in kernel.arg_names}  # type: ignore[attr-defined]
     source, target = ASTSource(kernel, types, constants), GPUTarget("cuda", capability, 32)
