@@ -72,7 +72,7 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     bench = Workbench(config)
     cells = study.cells(bench, study.grid(config))
     out = Path(config.out)
-    _begin(out, _identity(study, bench))
+    _begin(out, _identity(study, bench, cells))
     started = time.monotonic()
     found = read_results(out)
     todo = [(cell, repeat) for cell in cells for repeat in range(config.repeats)]
@@ -100,8 +100,9 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     return outcome
 
 
-def _identity(study: Study, bench: Workbench) -> dict[str, Any]:
+def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[str, Any]:
     config = bench.config
+    numbers = sorted({0} | {number for cell in cells for number, _ in study.experts(bench, cell)})
     return {
         "study": study.name,
         "arch": bench.arch,
@@ -112,15 +113,19 @@ def _identity(study: Study, bench: Workbench) -> dict[str, Any]:
         "device": bench.device.type,
         "data": bench.data.fingerprint(),
         "val": bench.val.fingerprint(),
-        "experts": [run.identity() for run in bench.experts],
+        "experts": {str(number): bench.experts[number].identity() for number in numbers},
     }
 
 
 def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     path = out / "config.json"
+    identity = json.loads(json.dumps(identity))
     if path.exists():
         before = json.loads(path.read_text())
-        difference = first_difference(before, json.loads(json.dumps(identity)))
+        # A grid may grow by experts: those that only one of both has do not tell them apart.
+        ours, theirs = identity["experts"], before["experts"]
+        identity["experts"] = theirs | ours
+        difference = first_difference({**before, "experts": ours | theirs}, identity)
         if difference is not None:
             where, found, wanted = difference
             raise InputError(
@@ -128,9 +133,8 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
             )
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no study (no config.json): choose another folder")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(identity, indent=1) + "\n").encode())
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(identity, indent=1) + "\n").encode())
 
 
 def _key(cell: Mapping[str, Any], repeat: int) -> str:
