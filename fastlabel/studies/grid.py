@@ -119,22 +119,22 @@ def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[s
 
 def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     path = out / "config.json"
-    identity = json.loads(json.dumps(identity))
+    wanted = json.loads(json.dumps(identity))
     if path.exists():
         before = json.loads(path.read_text())
         # A grid may grow by experts: those that only one of both has do not tell them apart.
-        ours, theirs = identity["experts"], before["experts"]
-        identity["experts"] = theirs | ours
-        difference = first_difference({**before, "experts": ours | theirs}, identity)
+        ours, theirs = wanted["experts"], before["experts"]
+        wanted["experts"] = theirs | ours
+        difference = first_difference({**before, "experts": ours | theirs}, wanted)
         if difference is not None:
-            where, found, wanted = difference
+            where, found, expected = difference
             raise InputError(
-                f"{out} holds another study: its {where} is {found}, this one has {wanted}; choose another folder"
+                f"{out} holds another study: its {where} is {found}, this one has {expected}; choose another folder"
             )
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no study (no config.json): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(identity, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
 def _key(cell: Mapping[str, Any], repeat: int) -> str:
