@@ -47,7 +47,10 @@ def crop(batch, random):
     height, width = batch.shape[2:]
     most_y, most_x = int(height / 8 + 0.5), int(width / 8 + 0.5)
     shifts = whole(random, len(batch), -most_y, most_y), whole(random, len(batch), -most_x, most_x)
-    return [per_pixel(image, lambda y, x, dy=dy, dx=dx: (y + dy, x + dx)) for image, dy, dx in zip(batch, *shifts)]
+    return [
+        per_pixel(image, lambda y, x, dy=dy, dx=dx: (y + dy, x + dx))
+        for image, dy, dx in zip(batch, *shifts, strict=True)
+    ]
 
 
 def cutout(batch, random):
@@ -69,7 +72,9 @@ def flip(batch, random):
 
 def scale(batch, random):
     xs, ys = strengths(random, len(batch), 1 / 1.2, 1.2), strengths(random, len(batch), 1 / 1.2, 1.2)
-    return [per_pixel(image, about_centre(image, (sx, 0), (0, sy))) for image, sx, sy in zip(batch, xs, ys)]
+    return [
+        per_pixel(image, about_centre(image, (sx, 0), (0, sy))) for image, sx, sy in zip(batch, xs, ys, strict=True)
+    ]
 
 
 def rotate(batch, random):
