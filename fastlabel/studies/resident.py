@@ -58,12 +58,14 @@ def decode_pixels(beton: Beton, ids: npt.NDArray[np.int64], size: int, workers: 
     return pixels.permute(0, 3, 1, 2)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def preprocess(model: Classifier, pixels_N3SS: Tensor, device: torch.device) -> Tensor:
     """What the model does before its network (normalise, whiten), float32 [N, 3, S, S] on the device."""
     whiten = whitening_of(model) or nn.Identity()
-    parts = [whiten(model.normalise(part.to(device))) for part in pixels_N3SS.split(DECODE_BATCH)]
-    return torch.cat(parts).contiguous().clone()
+    images = torch.empty(tuple(pixels_N3SS.shape), device=device)
+    for part, pixels in zip(images.split(DECODE_BATCH), pixels_N3SS.split(DECODE_BATCH), strict=True):
+        part.copy_(whiten(model.normalise(pixels.to(device))))
+    return images
 
 
 def whitening_of(model: Classifier) -> Whitening | None:
