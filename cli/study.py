@@ -191,5 +191,9 @@ def _run(study: Study, as_json: bool, options: dict[str, Any]) -> None:
 
 def _given() -> str:
     """The command as it was given, without the folders that files lie in."""
-    words = [str(Path(word).name) if "/" in word and not word.startswith("-") else word for word in sys.argv[1:]]
-    return shlex.join(["fastlabel", *words])
+    return shlex.join(["fastlabel", *map(_without_folder, sys.argv[1:])])
+
+
+def _without_folder(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{Path(value).name}" if "/" in value else word

@@ -30,8 +30,8 @@ class SiameseAugmentation:
         flip: probability of a mirrored image.
         scale: each axis is seen smaller or larger by a factor of up to this.
         rotate: degrees to either side.
-        crop: shift to any side, as a share of the image's; black comes in.
-        cutout: side of the blackened square, as a share of the image's.
+        crop: shift to any side, as a share of the image's; zeros come in (the mean colour).
+        cutout: side of the square that becomes zero, as a share of the image's.
         brightness: width of the range of what is added.
         saturation: largest factor of the distance from the pixel's mean.
         contrast: smallest factor of the distance from the image's mean; the largest is 1 more.
@@ -127,7 +127,7 @@ def _index(side: int, images: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-    """Each image seen through its 2x2 map about the centre, bilinear, black outside."""
+    """Each image seen through its 2x2 map about the centre, bilinear, zero outside."""
     none = torch.zeros_like(xx)
     theta = torch.stack([xx, xy, none, yx, yy, none], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=True)

@@ -23,6 +23,9 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
         epochs = epochs * len(ipcs)
     if len(epochs) != len(ipcs):
         raise InputError(f"give one --epoch for all, or one for each of the {len(ipcs)} values of --ipc in their order")
+    if len(set(ipcs)) < len(ipcs):
+        raise InputError("an --ipc is given twice: each has one expert epoch")
+    bench.epochs_of(epochs)
     return [
         {"ipc": ipc, "labels": labels, "epoch": epoch}
         for ipc, epoch in zip(ipcs, epochs, strict=True)

@@ -28,7 +28,7 @@ def usual_top_ks(num_classes: int) -> list[str]:
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
-    (epoch,) = bench.epochs_of(grid["epoch"] or (bench.experts[0].last,))
+    epoch = bench.one_epoch(grid["epoch"])
     if unknown := set(grid["rest"]) - set(RESTS):
         raise InputError(f"unknown rest {', '.join(sorted(unknown))}: known are {', '.join(RESTS)}")
     cells = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from fastlabel import label_ops
@@ -52,11 +53,14 @@ def _report(bench: Workbench, rows: Rows) -> Report:
         entropy = f"{some.spread('label_entropy').mean:.2f}"
         top1 = f"{100 * some.spread('label_top1').mean:.1f}"
         lines.append([cell["ipc"], cell["epoch"], cell["members"], rule, entropy, top1, some.spread().percent()])
-    for ipc in rows.values("ipc"):
-        some = rows.where(ipc=ipc)
+    settings = list(product(rows.values("ipc"), rows.values("epoch")))
+    for ipc, epoch in settings:
+        some = rows.where(ipc=ipc, epoch=epoch)
         single = some.where(members=1)
         best, of = max(some.cells(), key=lambda pair: pair[1].spread().mean)
-        finding = f"{ipc} images per class: best with {best['members']} expert(s), {of.spread().percent()} %"
+        finding = (
+            f"{ipc} images per class, epoch {epoch}: best with {best['members']} expert(s), {of.spread().percent()} %"
+        )
         if len(single):
             finding += f"; one alone gives {single.spread().percent()} %"
         findings.append(finding + ".")
@@ -66,8 +70,14 @@ def _report(bench: Workbench, rows: Rows) -> Report:
         [[str(value) for value in line] for line in lines],
     )
     panels = [
-        lines_panel(rows.where(ipc=ipc), "members", "rule", f"{ipc} images per class", "experts averaged")
-        for ipc in rows.values("ipc")
+        lines_panel(
+            rows.where(ipc=ipc, epoch=epoch),
+            "members",
+            "rule",
+            f"{ipc} images per class, epoch {epoch}",
+            "experts averaged",
+        )
+        for ipc, epoch in settings
     ]
     return Report([table], findings, panels)
 

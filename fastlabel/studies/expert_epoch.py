@@ -51,12 +51,10 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     ]
     order = [best[ipc] for ipc in sorted(ipcs)]
     grows = all(a <= b for a, b in pairwise(order)) and order[0] < order[-1]
-    findings = [
-        "Best expert epoch by images per class: "
-        + ", ".join(f"{ipc}: {best[ipc]}" for ipc in sorted(ipcs))
-        + "; it "
-        + ("grows with the number of images." if grows else "does not grow steadily with the number of images here.")
-    ]
+    finding = f"Best expert epoch by images per class: {', '.join(f'{ipc}: {best[ipc]}' for ipc in sorted(ipcs))}"
+    if len(ipcs) > 1:
+        grows_or_not = "grows" if grows else "does not grow steadily"
+        finding += f"; it {grows_or_not} with the number of images here"
     tables = [
         Table(
             "Test accuracy of students in percent, by the expert's epoch; entropy of the labels in nats.",
@@ -73,7 +71,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
         lines_panel(rows, "epoch", "ipc", "Students by the expert's epoch", "expert epoch"),
         lines_panel(rows, "epoch", None, "Entropy of the labels", "expert epoch", what="label_entropy"),
     ]
-    return Report(tables, findings, panels)
+    return Report(tables, [f"{finding}."], panels)
 
 
 STUDY = Study(

@@ -14,6 +14,7 @@ from fastlabel.errors import InputError
 from fastlabel.models import Teacher, load_teacher
 from fastlabel.studies.experts import expert_folder
 from fastlabel.train.checkpoint import epoch_path
+from fastlabel.train.run import Run
 
 _EPOCH = re.compile(r"epoch-(\d+)\.pt")
 
@@ -58,9 +59,7 @@ class ExpertRun:
             raise InputError(f"{self.folder} is no run of experts or teachers: no readable config.json") from error
 
     def _metrics(self) -> dict[int, dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return {line["epoch"]: line for line in map(json.loads, lines)}
+        return {line["epoch"]: line for line in Run(self.folder, {}).metrics()}
 
 
 def find_experts(folder: str | Path) -> list[ExpertRun]:

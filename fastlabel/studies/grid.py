@@ -70,7 +70,8 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     larger grid or more repeats.
     """
     bench = Workbench(config)
-    cells = study.cells(bench, study.grid(config))
+    # A value that is given twice is one.
+    cells = list({_key(cell, 0): cell for cell in study.cells(bench, study.grid(config))}.values())
     out = Path(config.out)
     _begin(out, _identity(study, bench, cells))
     started = time.monotonic()
@@ -121,7 +122,7 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     path = out / "config.json"
     wanted = json.loads(json.dumps(identity))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _read_identity(path)
         # A grid may grow by experts: those that only one of both has do not tell them apart.
         ours, theirs = wanted["experts"], before["experts"]
         wanted["experts"] = theirs | ours
@@ -135,6 +136,19 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
         raise InputError(f"{out} is not empty and holds no study (no config.json): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    """What `_begin` wrote. InputError for the config.json of something else."""
+    try:
+        before = json.loads(path.read_text())
+        if isinstance(before["study"], str) and isinstance(before["experts"], dict):
+            return dict(before)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(
+        f"{path.parent} is not empty and holds no study (config.json is of something else): choose another folder"
+    )
 
 
 def _key(cell: Mapping[str, Any], repeat: int) -> str:

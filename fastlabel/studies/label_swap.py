@@ -22,8 +22,7 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
     ranks = grid["rank"] or range(1, bench.num_classes)
     if not all(1 <= rank < bench.num_classes for rank in ranks):
         raise InputError(f"ranks to swap are 1 (the top class) to {bench.num_classes - 1}, not {list(ranks)}")
-    epochs = grid["epoch"] or (bench.experts[0].last,)
-    return crossed(ipc=grid["ipc"], epoch=bench.epochs_of(epochs), rank=[UNSWAPPED, *ranks])
+    return crossed(ipc=grid["ipc"], epoch=[bench.one_epoch(grid["epoch"])], rank=[UNSWAPPED, *ranks])
 
 
 def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels:
@@ -35,7 +34,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     tables, findings = [], []
     for ipc in rows.values("ipc"):
         some = rows.where(ipc=ipc)
-        control = some.where(rank=UNSWAPPED).spread()
+        control = some.where(rank=UNSWAPPED)
         lines = []
         for rank in some.values("rank"):
             spread = some.where(rank=rank).spread()
@@ -43,7 +42,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
                 [
                     "none" if rank == UNSWAPPED else str(rank),
                     spread.percent(),
-                    f"{100 * (spread.mean - control.mean):+.1f}",
+                    f"{100 * some.where(rank=rank).change_from(control).mean:+.1f}",
                 ]
             )
         tables.append(
@@ -56,11 +55,12 @@ def _report(bench: Workbench, rows: Rows) -> Report:
         )
         swapped = [rank for rank in some.values("rank") if rank != UNSWAPPED]
         worst = min(swapped, key=lambda rank: some.where(rank=rank).spread().mean)
-        harmful = [r for r in swapped if control.mean - some.where(rank=r).spread().mean > control.std]
-        findings.append(
-            f"{ipc} images per class: swapping place {worst} hurts most; a loss beyond one standard deviation of the "
-            f"control shows at places {', '.join(map(str, harmful)) or 'none'}."
-        )
+        finding = f"{ipc} images per class: swapping place {worst} hurts most"
+        if len(control) > 1:
+            changes = {rank: some.where(rank=rank).change_from(control) for rank in swapped}
+            harmful = [str(rank) for rank, change in changes.items() if change.mean < -change.std]
+            finding += f"; a loss larger than its standard deviation shows at places {', '.join(harmful) or 'none'}"
+        findings.append(f"{finding}.")
     panel = lines_panel(rows, "rank", "ipc", "The i-th class swapped with the least likely", "i (0: no swap)")
     return Report(tables, findings, [panel])
 

@@ -72,6 +72,11 @@ class Rows(Sequence[Row]):
             found.setdefault(repr(sorted(row.cell.items())), []).append(row)
         return [(rows[0].cell, Rows(rows)) for rows in found.values()]
 
+    def change_from(self, control: Rows) -> Spread:
+        """Of the accuracy less that of the control's student of the same repeat, with the same images and weights."""
+        before = {row.repeat: float(row.result["accuracy"]) for row in control}
+        return Spread.of([float(row.result["accuracy"]) - before[row.repeat] for row in self._rows])
+
     def spread(self, what: str = "accuracy") -> Spread:
         """Of a result over all these rows. ValueError where there is none."""
         return Spread.of([float(row.result[what]) for row in self._rows])

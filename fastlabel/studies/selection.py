@@ -75,10 +75,10 @@ def _deciles(bench: Workbench, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
-    epochs = bench.epochs_of(grid["epoch"] or (bench.experts[0].last,))
+    epoch = bench.one_epoch(grid["epoch"])
     if unknown := set(grid["strategy"]) - set(STRATEGIES):
         raise InputError(f"unknown strategy {', '.join(sorted(unknown))}: known are {', '.join(STRATEGIES)}")
-    return crossed(ipc=grid["ipc"], epoch=epochs, strategy=grid["strategy"], labels=["soft", "hard"])
+    return crossed(ipc=grid["ipc"], epoch=[epoch], strategy=grid["strategy"], labels=["soft", "hard"])
 
 
 def _samples(bench: Workbench, cell: Params, repeat: int) -> Ids:

@@ -30,11 +30,10 @@ def student_recipe(
     SGD: rate 0.01, momentum 0.9, weight decay 5e-4, times 0.3 after each quarter of the epochs (ConvNets). AdamW: rate
     and weight decay 0.01, cosine (ResNets).
     """
+    lr = 0.01 if lr is None else lr
     if optimizer == "adamw":
-        return Recipe(epochs, batch_size, "adamw", lr or 0.01, weight_decay=0.01, schedule="cosine", amp=amp)
-    return Recipe(
-        epochs, batch_size, optimizer, lr or 0.01, 0.9, nesterov=False, weight_decay=5e-4, schedule="step", amp=amp
-    )
+        return Recipe(epochs, batch_size, "adamw", lr, weight_decay=0.01, schedule="cosine", amp=amp)
+    return Recipe(epochs, batch_size, optimizer, lr, 0.9, nesterov=False, weight_decay=5e-4, schedule="step", amp=amp)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastlabel import label_ops
 from fastlabel.losses import SoftLabels
-from fastlabel.studies.report import Report, Table, lines_panel
+from fastlabel.studies.report import Draw, Report, Table, lines_panel
 from fastlabel.studies.rows import Rows
 from fastlabel.studies.setting import Params
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
@@ -59,8 +59,15 @@ def _report(bench: Workbench, rows: Rows) -> Report:
         ["images per class", "epoch", "labels", "entropy", "student, %"],
         lines,
     )
-    panel = lines_panel(rows, "ipc", "labels", "Real labels and labels without structure", "images per class", log=True)
-    return Report([table], findings, [panel])
+    return Report([table], findings, [_panel(rows, epoch) for epoch in rows.values("epoch")])
+
+
+def _panel(rows: Rows, epoch: int) -> Draw:
+    # Hard labels are of no epoch.
+    some = Rows([row for row in rows if row.cell.get("epoch", epoch) == epoch])
+    return lines_panel(
+        some, "ipc", "labels", f"Labels with and without structure, epoch {epoch}", "images per class", log=True
+    )
 
 
 STUDY = Study(

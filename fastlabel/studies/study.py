@@ -70,7 +70,8 @@ class Study:
         unknown = set(config.grid) - {axis.name for axis in self.axes}
         if unknown:
             raise InputError(f"{self.name} has no axis {', '.join(sorted(unknown))}")
-        return {axis.name: tuple(config.grid.get(axis.name) or axis.default or ()) or None for axis in self.axes}
+        given = {axis.name: config.grid.get(axis.name) or axis.default or () for axis in self.axes}
+        return {axis.name: tuple(map(axis.type, given[axis.name])) or None for axis in self.axes}
 
 
 def crossed(**axes: Sequence[Any]) -> list[Params]:

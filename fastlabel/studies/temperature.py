@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastlabel.labels import check_temperature
 from fastlabel.losses import SoftLabels
 from fastlabel.studies.report import Report, Table, lines_panel
 from fastlabel.studies.rows import Rows
@@ -14,6 +15,8 @@ from fastlabel.studies.workbench import Workbench
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
+    for temperature in grid["temperature"]:
+        check_temperature("temperature", temperature)
     return crossed(ipc=grid["ipc"], epoch=bench.epochs_of(grid["epoch"]), temperature=grid["temperature"])
 
 

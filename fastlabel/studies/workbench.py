@@ -54,7 +54,10 @@ class Workbench:
     @property
     def arch(self) -> str:
         """Of the students: asked for, or the expert's own behind its whitening."""
-        return self.config.arch or self.reference.spec.arch.removeprefix(WHITENED)
+        arch = self.config.arch or self.reference.spec.arch.removeprefix(WHITENED)
+        if arch.startswith(WHITENED):
+            raise InputError(f"students get their images as the experts whiten them: give --arch without {WHITENED}")
+        return arch
 
     @property
     def store_path(self) -> Path:
@@ -114,6 +117,13 @@ class Workbench:
         """Images of `load`."""
         assert self._resident is not None
         return self._resident.take(ids)
+
+    def one_epoch(self, values: Sequence[object] | None) -> int:
+        """The epoch asked for, of which there must be one alone; by default the last. InputError else."""
+        epochs = list(dict.fromkeys(self.epochs_of(values or (self.experts[0].last,))))
+        if len(epochs) > 1:
+            raise InputError(f"this study takes one --epoch, not {', '.join(map(str, epochs))}")
+        return epochs[0]
 
     def epochs_of(self, values: Sequence[object] | None, number: int = 0) -> list[int]:
         """Epochs asked for, which must be there; by default all kept but the initialisation."""

@@ -25,7 +25,7 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
     classes = grid["class"] or range(bench.num_classes)
     if not all(0 <= c < bench.num_classes for c in classes):
         raise InputError(f"classes are 0 to {bench.num_classes - 1}, not {list(classes)}")
-    (epoch,) = bench.epochs_of(grid["epoch"] or (bench.experts[0].last,))
+    epoch = bench.one_epoch(grid["epoch"])
     cells = []
     for ipc in grid["ipc"]:
         # One control serves all classes.
