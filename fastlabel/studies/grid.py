@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from fastlabel import label_ops
@@ -73,6 +74,7 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     # A value that is given twice is one.
     cells = list({_key(cell, 0): cell for cell in study.cells(bench, study.grid(config))}.values())
     out = Path(config.out)
+    _network(bench, config.seed)  # one that cannot be had is an error before anything is written
     _begin(out, _identity(study, bench, cells))
     started = time.monotonic()
     found = read_results(out)
@@ -199,19 +201,24 @@ def _cost(study: Study, bench: Workbench, cell: Params, repeat: int) -> int:
     return len(study.samples(bench, cell, repeat)) * bench.config.recipe.epochs
 
 
+def _network(bench: Workbench, seed: int) -> nn.Module:
+    """A student before its training."""
+    with seeded(seed, bench.device):
+        return build_model(bench.arch, bench.num_classes, bench.reference.spec.size).to(bench.device)
+
+
 def _student(
     study: Study, bench: Workbench, cell: Params, repeat: int, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train one student and test it."""
-    config, device = bench.config, bench.device
+    config = bench.config
     ids = study.samples(bench, cell, repeat)
     train, test = bench.images(ids), bench.test
     started = time.monotonic()
     labels = study.target(bench, cell, ids, repeat)
     label_seconds = time.monotonic() - started
     seed = config.student_seed(repeat)
-    with seeded(seed, device):
-        network = build_model(bench.arch, bench.num_classes, bench.reference.spec.size).to(device)
+    network = _network(bench, seed)
     loss = hard_loss(train.targets) if labels is None else soft_loss(labels)
     augment = SiameseAugmentation.from_name(config.augment)
     Fit(network, train.images, loss, config.recipe, augment, seed, advance).run()
