@@ -91,6 +91,8 @@ class ProgressBar:
 
     def start(self, step: int, epochs: int, steps_per_epoch: int) -> None:
         """Training goes on after `step` steps."""
+        if self._bar is not None:  # of an expert before this one
+            self._bar.close()
         self._epochs = epochs
         self._bar = tqdm(total=epochs * steps_per_epoch, initial=step, unit="step", file=sys.stderr, leave=False)
 

@@ -34,7 +34,7 @@ from fastlabel.train.setup import check_same_classes, plain, seeded
 from fastlabel.whitening import Whitening
 
 PAPER_RECIPE = Recipe(
-    epochs=20, batch_size=256, lr=5e-4, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
+    epochs=20, batch_size=256, lr=5e-4, momentum=0.9, nesterov=False, weight_decay=0.0, schedule="constant"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -80,9 +81,8 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     found = read_results(out)
     todo = [(cell, repeat) for cell in cells for repeat in range(config.repeats)]
     missing = [(cell, repeat) for cell, repeat in todo if _key(cell, repeat) not in found]
-    labelling = 0.0
     if missing:
-        labelling = _prepare(study, bench, missing, progress)
+        _prepare(study, bench, missing, progress)
     with tqdm(
         total=sum(_cost(study, bench, *job) for job in missing),
         desc=study.name,
@@ -98,7 +98,9 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     rows = Rows([Row(cell, repeat, found[_key(cell, repeat)]) for cell, repeat in todo])
     report = study.report(bench, rows)
     seconds, label_seconds = (sum(row.result[name] for row in rows) for name in ("seconds", "label_seconds"))
-    outcome = Outcome(out, rows, report, seconds, label_seconds, labelling, len(missing), len(todo) - len(missing))
+    outcome = Outcome(
+        out, rows, report, seconds, label_seconds, bench.labelling_seconds, len(missing), len(todo) - len(missing)
+    )
     write_results(out, study.question, _facts(study, bench, command, outcome, time.monotonic() - started), rows, report)
     return outcome
 
@@ -184,17 +186,15 @@ def _last_byte(file: Any) -> bytes:
     return bytes(file.read(1))
 
 
-def _prepare(study: Study, bench: Workbench, missing: Sequence[tuple[Params, int]], progress: bool) -> float:
-    """Images into memory, labels into the store; the seconds that labelling took."""
+def _prepare(study: Study, bench: Workbench, missing: Sequence[tuple[Params, int]], progress: bool) -> None:
+    """Images into memory, labels into the store."""
     experts = [expert for cell, _ in missing for expert in study.experts(bench, cell)]
     for number, epoch in experts:
         bench.experts[number].check(epoch)
     ids = np.unique(np.concatenate([study.samples(bench, cell, repeat) for cell, repeat in missing]))
     bench.load(ids)
-    started = time.monotonic()
     if experts:
         bench.label(experts, ids, progress)
-    return time.monotonic() - started
 
 
 def _cost(study: Study, bench: Workbench, cell: Params, repeat: int) -> int:
@@ -216,6 +216,8 @@ def _student(
     train, test = bench.images(ids), bench.test
     started = time.monotonic()
     labels = study.target(bench, cell, ids, repeat)
+    if bench.device.type == "cuda":
+        torch.cuda.synchronize(bench.device)
     label_seconds = time.monotonic() - started
     seed = config.student_seed(repeat)
     network = _network(bench, seed)
@@ -227,7 +229,8 @@ def _student(
     return {
         "accuracy": accuracy.top1,
         "loss": accuracy.loss,
-        "by_class": [round(share, 6) for share in accuracy.by_class],
+        # JSON has no NaN, which a class without a test image has.
+        "by_class": [None if math.isnan(share) else round(share, 6) for share in accuracy.by_class],
         "images": len(ids),
         **_describe(labels, train.targets),
         **study.extra(bench, cell, accuracy.by_class),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ class Workbench:
                 f"{config.experts} knows {self.num_classes} classes, {self.data.path} has {self.data.num_classes}"
             )
         self.notes: dict[str, Any] = {}  # what a study computes once for all of its cells
+        self.labelling_seconds = 0.0
         self._teachers: dict[Expert, str] = {}
         self._planes: dict[Expert, LabelPlane] = {}
         self._resident: ResidentImages | None = None
@@ -78,7 +80,7 @@ class Workbench:
 
     def label(self, experts: Iterable[Expert], ids: Ids, progress: bool = False) -> None:
         """Have these samples labelled, whole and not augmented, by these experts, where the store has no labels yet."""
-        wanted = list(dict.fromkeys(experts))
+        wanted, started = list(dict.fromkeys(experts)), time.monotonic()
         if self.store_path.exists():
             ids = np.union1d(ids, LabelStore.open(self.store_path).ids)
         for start in range(0, len(wanted), TEACHERS_AT_ONCE):
@@ -99,6 +101,7 @@ class Workbench:
             )
             self._teachers |= {expert: teacher.sha256 for expert, teacher in zip(group, teachers, strict=True)}
         self._planes.clear()
+        self.labelling_seconds += time.monotonic() - started
 
     def labels(self, expert: Expert, ids: Ids) -> TopKLabels:
         """The expert's labels of these samples, with all classes, on the device."""

@@ -25,6 +25,8 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
     classes = grid["class"] or range(bench.num_classes)
     if not all(0 <= c < bench.num_classes for c in classes):
         raise InputError(f"classes are 0 to {bench.num_classes - 1}, not {list(classes)}")
+    if untested := [c for c in classes if not (bench.val.targets == c).any()]:
+        raise InputError(f"{bench.val.path} has no image of class {untested[0]}: name others with --class")
     epoch = bench.one_epoch(grid["epoch"])
     cells = []
     for ipc in grid["ipc"]:

@@ -72,6 +72,14 @@ def test_experts_are_trained_and_summed_up(files):
     assert len(list(files.experts.glob("expert-*/epoch-002.pt"))) == 2
 
 
+def test_the_command_trains_as_the_library_does():
+    from fastlabel.studies.experts import PAPER_RECIPE
+
+    defaults = {option.name: option.default for option in module.experts_command.params}
+    for name in ("lr", "momentum", "weight_decay", "batch_size"):
+        assert defaults[name] == getattr(PAPER_RECIPE, name)
+
+
 def test_experts_as_json_and_again(cli, files, tmp_path):
     out = shutil.copytree(files.experts, tmp_path / "experts")
     result = cli("study", "experts", *files.data, "--out", out, *EXPERTS, "--count", 2, "--json")

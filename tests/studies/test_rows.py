@@ -44,6 +44,14 @@ def test_a_slice_of_rows_is_rows():
     assert ROWS[0].cell["ipc"] == 10
 
 
+def test_changes_are_taken_repeat_by_repeat():
+    """Of students whose accuracies differ much, but all change alike."""
+    before = Rows([Row({"rank": 0}, r, {"accuracy": a}) for r, a in enumerate([0.1, 0.5, 0.9])])
+    after = Rows([Row({"rank": 1}, r, {"accuracy": a}) for r, a in [(2, 0.8), (0, 0.0), (1, 0.4)]])
+    change = after.change_from(before)
+    assert (change.mean, change.n) == (pytest.approx(-0.1), 3) and change.std == pytest.approx(0, abs=1e-9)
+
+
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_the_deviation_is_that_of_a_sample(values):
     spread = Spread.of(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fastlabel.labels import TopKLabels
 from fastlabel.studies.grid import run_study
 from fastlabel.studies.registry import MODULES, find_study
 from fastlabel.studies.selection import decile_of, expert_losses
-from tests.studies.tiny import CLASSES, study_config
+from tests.studies.tiny import CLASSES, study_config, write_colours
 
 GRIDS = {
     "baseline": {"ipc": (1, 4), "epoch": (1, 3)},
@@ -282,6 +283,7 @@ def test_selection_takes_images_of_the_experts_deciles(ran):
             assert set(deciles[ids]) == {int(cell["strategy"])}
         if cell["strategy"] == "stratified":
             assert set(deciles[ids]) == {2, 7}
+    assert run.outcome.labelling_seconds > 0
     easy, hard = (run.rows.where(strategy=s, labels="soft").spread("label_top1").mean for s in ("0", "9"))
     assert easy > hard
 
@@ -307,6 +309,19 @@ def test_labels_without_structure_have_the_entropy_of_the_real_ones(ran):
             torch.testing.assert_close(entropies[2], entropies[0], atol=1e-5, rtol=0)
     assert of(run, {"ipc": 1, "labels": "hard"})[1] is None
     assert len(run.outcome.report.panels) == 2
+
+
+def test_a_class_without_a_test_image(data, experts, tmp_path):
+    """Its accuracy is unknown: null in JSON, and no question for zero-shot."""
+    few = SimpleNamespace(train=data.train, test=write_colours(tmp_path, "few", 2, 3, classes=CLASSES - 1))
+    (tmp_path / "few.beton.json").unlink()  # the names of its classes
+    config = study_config(few, experts, tmp_path / "out", grid={"ipc": (1,)}, repeats=1)
+    run_study(find_study("structure"), config)
+    for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines():
+        by_class = json.loads(line, parse_constant=pytest.fail)["result"]["by_class"]
+        assert by_class[-1] is None and None not in by_class[:-1]
+    with pytest.raises(InputError, match="has no image of class 4: name others"):
+        run_study(find_study("zero-shot"), study_config(few, experts, tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
