@@ -142,3 +142,11 @@ def test_evaluation_uses_the_statistics_of_training():
     ]
     assert evaluate(net, images, 3).loss == pytest.approx(np.mean([one.loss for one in alone]), rel=1e-5)
     assert net[0].num_batches_tracked == 0
+
+
+def test_bfloat16_trains_about_as_float32():
+    images = colour_images(per_class=8)
+    exact, rough = fitted(images, epochs=8), fitted(images, epochs=8, amp=True)
+    assert not torch.equal(weights(rough), weights(exact)) and weights(rough).dtype == torch.float32
+    found, expected = evaluate(rough, images, 3, amp=True), evaluate(exact, images, 3)
+    assert found.loss == pytest.approx(expected.loss, rel=0.1)
