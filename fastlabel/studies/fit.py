@@ -73,19 +73,19 @@ class Fit:
                 check_finite(loss, epoch)
 
     def epoch(self, epoch: int) -> Tensor:
-        """Epoch 0, 1, ...; the loss of its last step, not read."""
+        """Epoch 0, 1, ...; its mean loss over steps, not read: a GPU need not wait."""
         random = epoch_random(self.seed, epoch)
         order = torch.randperm(len(self.images), generator=random).to(self.images.device)
         self.network.train()
-        loss = torch.zeros(())
+        total = torch.zeros((), device=self.images.device)
         for number, rows in enumerate(order.split(self.recipe.batch_size)[: self.steps_per_epoch]):
             set_lr(
                 self.optimizer,
                 self.recipe.lr_at(epoch * self.steps_per_epoch + number, self.steps_per_epoch),
             )
-            loss = self._step(rows, random)
+            total += self._step(rows, random)
             self.advance(len(rows))
-        return loss
+        return total / self.steps_per_epoch
 
     def _step(self, rows: Tensor, random: Generator) -> Tensor:
         images = self.augment(self.images[rows], random)

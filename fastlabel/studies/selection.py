@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fastlabel.errors import InputError
 from fastlabel.losses import SoftLabels
@@ -63,7 +64,8 @@ def expert_losses(bench: Workbench, epoch: int) -> npt.NDArray[np.float64]:
     everyone = np.arange(bench.data.num_samples)
     bench.label([(0, epoch)], everyone)
     labels = bench.labels((0, epoch), everyone).sparse()
-    probs = labels.dense().double().cpu().numpy()[everyone, bench.data.targets]
+    targets = torch.from_numpy(bench.data.targets).to(bench.device)
+    probs = labels.weights_of(targets[:, None])[:, 0].double().cpu().numpy()
     return -np.log(np.maximum(probs, np.finfo(np.float64).tiny))
 
 
