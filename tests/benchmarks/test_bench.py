@@ -58,7 +58,7 @@ def check_student(figures: dict[str, Any]) -> None:
 
 def check_storage(figures: dict[str, Any]) -> None:
     rows = {(row["labels"], row["format"], row["k"]): row for row in figures["rows"]}
-    assert {labels for labels, _, _ in rows} == {"network trained on digits", "synthetic"}
+    assert {labels for labels, _, _ in rows} == {"trained network", "synthetic"}
     assert rows["synthetic", "tinyvit", 10]["bytes_per_crop"] == 44
     assert rows["synthetic", "dense fp16", 1000]["kl"] < 1e-4 < rows["synthetic", "ours", 1000]["kl"] < 0.01
     kls = [rows["synthetic", "ours", k]["kl"] for k in (1, 5, 8, 10, 16, 32, 1000)]
