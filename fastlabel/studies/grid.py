@@ -265,7 +265,7 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
         f"schedule{', bfloat16' if recipe.amp else ''}, augmentation {config.augment}; {config.repeats} in each cell"
         + (", on the same images" if config.same_images else ", each on images of its own"),
         "Experts": f"{len(bench.experts)} x {bench.reference.spec.arch}, epochs up to {expert.last} "
-        f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy)",
+        f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy), {_recipe_in_words(expert.identity())}",
         "Data": f"{bench.data.num_samples:,} images to choose from, {bench.val.num_samples:,} to test on, "
         f"{bench.num_classes} classes, {bench.reference.spec.size} pixels",
         "Time": f"{outcome.seconds:,.0f} s for {len(outcome.rows)} students: {outcome.label_seconds:.2f} s "
@@ -276,6 +276,12 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
     if outcome.done:
         facts["Time"] += f"; labelling before them {outcome.labelling_seconds:.1f} s; this run {wall:,.0f} s"
     return facts
+
+
+def _recipe_in_words(identity: Mapping[str, Any]) -> str:
+    recipe = identity.get("recipe", {})
+    words = [f"{name.replace('_', ' ')} {recipe[name]}" for name in ("lr", "momentum", "batch_size") if name in recipe]
+    return ", ".join(words + ["bfloat16"] * bool(recipe.get("amp")))
 
 
 def percent_or_unknown(share: float) -> str:
