@@ -91,7 +91,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     if not fitted:
         del tables[1]
     panels = [
-        lines_panel(rows.where(rest=rest), "ipc", "k", f"Rest of the label: {rest}", "images per class", log=True)
+        lines_panel(rows.where(rest=rest), "ipc", "k", _title(rest), "images per class", log=True)
         for rest in rows.values("rest")
     ]
     return Report(tables, _findings(rows, ipcs, curves, laws), panels)
@@ -99,6 +99,10 @@ def _report(bench: Workbench, rows: Rows) -> Report:
 
 def _cell(rows: Rows, ipc: int, k: str, rest: str) -> Rows:
     return rows.where(ipc=ipc, k=k, rest=rest)
+
+
+def _title(rest: str) -> str:
+    return "Whole and hard labels" if rest == "-" else f"Top classes, the rest: {rest}"
 
 
 def _name(k: str, rest: str) -> str:
