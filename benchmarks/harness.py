@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastlabel.machine import processor
+
 PACKAGES = ("fastlabel", "ffcv", "numba", "numpy", "torch", "torchvision", "zarr")
 
 
@@ -50,7 +52,7 @@ def machine() -> dict[str, Any]:
     """Where figures come from."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
@@ -63,13 +65,3 @@ def write_json(path: Path, question: str, figures: Mapping[str, Any]) -> None:
     values = {name: asdict(value) if isinstance(value, Timing) else value for name, value in figures.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"question": question, "machine": machine(), **values}, indent=1) + "\n")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

@@ -6,26 +6,18 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlabel.studies.registry import MODULES, find_study
+
 if TYPE_CHECKING:
     from fastlabel.studies.study import Axis, Study
 
-NAMES = (
-    "experts",
-    "baseline",
-    "expert-epoch",
-    "temperature",
-    "label-swap",
-    "data-knowledge",
-    "zero-shot",
-    "ensemble",
-    "selection",
-    "structure",
-)
+NAMES = ("experts", *MODULES)
 
 
 class Studies(click.Group):
@@ -39,8 +31,6 @@ class Studies(click.Group):
             return experts_command
         if cmd_name not in NAMES:
             return None
-        from fastlabel.studies.registry import find_study
-
         return _command_of(find_study(cmd_name))
 
 
@@ -104,17 +94,15 @@ def _experts(
     OUT/expert-0, ... get epoch-NNN.pt and metrics.jsonl. The same command goes on where an earlier one was stopped.
     """
     from fastlabel.cli.training_options import ProgressBar
-    from fastlabel.studies.experts import ExpertsConfig, train_experts
-    from fastlabel.train.recipes import Recipe
+    from fastlabel.studies.experts import PAPER_RECIPE, ExpertsConfig, train_experts
 
-    recipe = Recipe(
-        epochs,
-        batch_size,
+    recipe = replace(
+        PAPER_RECIPE,
+        epochs=epochs,
+        batch_size=batch_size,
         lr=lr,
         momentum=momentum,
-        nesterov=False,
         weight_decay=weight_decay,
-        schedule="constant",
         amp=amp,
     )
     with ProgressBar() as bar:

@@ -18,7 +18,7 @@ LINKS = ("kernels", "cli", "benchmarks")
 # A module may import its own level and those below. The name is the first part after `fastlabel.`
 LEVELS = [
     {"errors"},
-    {"kernels", "stopping"},
+    {"kernels", "stopping", "machine"},
     {"rows", "sparse", "views", "codec", "labels", "label_ops", "losses", "truncation", "label_statistics"},
     {"durable", "manifest", "teacher_info", "plane"},
     {"nodes", "shards", "commit", "store", "images", "precision", "subset", "ranks"}

@@ -65,9 +65,9 @@ class Fit:
         whole, rest = divmod(len(self.images), self.recipe.batch_size)
         self.steps_per_epoch = whole + (rest > 1 or not whole)
 
-    def run(self, first: int = 0) -> None:
-        """All epochs of the recipe after `first` that are done. FastlabelError when the weights stop being finite."""
-        for epoch in range(first, self.recipe.epochs):
+    def run(self) -> None:
+        """All epochs of the recipe. FastlabelError when the weights stop being finite."""
+        for epoch in range(self.recipe.epochs):
             loss = self.epoch(epoch)
             if epoch % EPOCHS_BETWEEN_CHECKS == EPOCHS_BETWEEN_CHECKS - 1 or epoch == self.recipe.epochs - 1:
                 check_finite(loss, epoch)

@@ -23,11 +23,12 @@ from fastlabel.labels import TopKLabels
 from fastlabel.losses import SoftLabels
 from fastlabel.manifest import first_difference
 from fastlabel.studies.augment import SiameseAugmentation
+from fastlabel.studies.facts import hardware, versions
 from fastlabel.studies.fit import Fit, evaluate, hard_loss, soft_loss
 from fastlabel.studies.report import Report, write_results
 from fastlabel.studies.rows import Row, Rows
 from fastlabel.studies.setting import Params, StudyConfig
-from fastlabel.studies.study import Study
+from fastlabel.studies.study import Ids, Study
 from fastlabel.studies.workbench import Workbench
 from fastlabel.train.checkpoint import write_atomically
 from fastlabel.train.setup import seeded
@@ -81,18 +82,17 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     found = read_results(out)
     todo = [(cell, repeat) for cell in cells for repeat in range(config.repeats)]
     missing = [(cell, repeat) for cell, repeat in todo if _key(cell, repeat) not in found]
-    if missing:
-        _prepare(study, bench, missing, progress)
+    chosen = _prepare(study, bench, missing, progress) if missing else []
     with tqdm(
-        total=sum(_cost(study, bench, *job) for job in missing),
+        total=sum(map(len, chosen)) * config.recipe.epochs,
         desc=study.name,
         unit="img",
         unit_scale=True,
         disable=not progress,
     ) as bar:
-        for number, (cell, repeat) in enumerate(missing):
+        for number, ((cell, repeat), ids) in enumerate(zip(missing, chosen, strict=True)):
             bar.set_postfix_str(f"student {number + 1}/{len(missing)}", refresh=False)
-            result = _student(study, bench, cell, repeat, bar.update)
+            result = _student(study, bench, cell, repeat, ids, bar.update)
             _append(out, cell, repeat, result)
             found[_key(cell, repeat)] = result
     rows = Rows([Row(cell, repeat, found[_key(cell, repeat)]) for cell, repeat in todo])
@@ -186,19 +186,17 @@ def _last_byte(file: Any) -> bytes:
     return bytes(file.read(1))
 
 
-def _prepare(study: Study, bench: Workbench, missing: Sequence[tuple[Params, int]], progress: bool) -> None:
-    """Images into memory, labels into the store."""
+def _prepare(study: Study, bench: Workbench, missing: Sequence[tuple[Params, int]], progress: bool) -> list[Ids]:
+    """Images into memory, labels into the store; the samples that each student trains on."""
     experts = [expert for cell, _ in missing for expert in study.experts(bench, cell)]
     for number, epoch in experts:
         bench.experts[number].check(epoch)
-    ids = np.unique(np.concatenate([study.samples(bench, cell, repeat) for cell, repeat in missing]))
+    chosen = [study.samples(bench, cell, repeat) for cell, repeat in missing]
+    ids = np.unique(np.concatenate(chosen))
     bench.load(ids)
     if experts:
         bench.label(experts, ids, progress)
-
-
-def _cost(study: Study, bench: Workbench, cell: Params, repeat: int) -> int:
-    return len(study.samples(bench, cell, repeat)) * bench.config.recipe.epochs
+    return chosen
 
 
 def _network(bench: Workbench, seed: int) -> nn.Module:
@@ -208,11 +206,10 @@ def _network(bench: Workbench, seed: int) -> nn.Module:
 
 
 def _student(
-    study: Study, bench: Workbench, cell: Params, repeat: int, advance: Callable[[int], object]
+    study: Study, bench: Workbench, cell: Params, repeat: int, ids: Ids, advance: Callable[[int], object]
 ) -> dict[str, Any]:
-    """Train one student and test it."""
+    """Train one student on these samples and test it."""
     config = bench.config
-    ids = study.samples(bench, cell, repeat)
     train, test = bench.images(ids), bench.test
     started = time.monotonic()
     labels = study.target(bench, cell, ids, repeat)
@@ -253,8 +250,6 @@ def _describe(labels: SoftLabels | None, targets: torch.Tensor) -> dict[str, flo
 
 
 def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall: float) -> dict[str, str]:
-    from fastlabel.studies.facts import hardware, versions
-
     config, recipe = bench.config, bench.config.recipe
     expert = bench.experts[0]
     share = outcome.label_seconds / outcome.seconds if outcome.seconds else 0.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from fastlabel.studies.study import Study
+if TYPE_CHECKING:
+    from fastlabel.studies.study import Study
 
 MODULES = {
     "baseline": "baseline",
