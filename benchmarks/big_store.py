@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastlabel import commit
 from fastlabel.benchmarks.harness import alternate, summary, write_json
-from fastlabel.codec import TopKCodec
-from fastlabel.commit import ARRAYS, UnitAddress
-from fastlabel.inspection import Inspection, inspect_store
-from fastlabel.labels import TopKLabels
-from fastlabel.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit, ids_digest
-from fastlabel.store import LabelStore, compressed_bytes, empty_labels
-from fastlabel.verify import verify_store
+from fastlabel.digests import ids_digest
+from fastlabel.inspection.inspect import Inspection, inspect_store
+from fastlabel.integrity.verify import verify_store
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.topk import TopKLabels
+from fastlabel.store import units as commit
+from fastlabel.store.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit
+from fastlabel.store.store import LabelStore, compressed_bytes, empty_labels
+from fastlabel.store.units import ARRAYS, UnitAddress
 from fastlabel.views import ViewPolicy
 
 QUESTION = (

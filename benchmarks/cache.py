@@ -28,14 +28,16 @@ from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.peers import fkd_labelling
 from fastlabel.benchmarks.photos import photo_beton, write_jpegs
 from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
-from fastlabel.cache import cache_labels, decode_batch_size
-from fastlabel.forward import TeacherForward
-from fastlabel.images.beton import Beton
-from fastlabel.images.device import make_image_loader
-from fastlabel.models import Classifier, ModelSpec, Teacher, pick_device
-from fastlabel.teachers import describe
+from fastlabel.dataset.beton import Beton
+from fastlabel.images.device_loader import make_image_loader
+from fastlabel.labelling.cache import cache_labels, decode_batch_size
+from fastlabel.labelling.forward import TeacherForward
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.models.weights import weights_sha256
+from fastlabel.system.devices import pick_device
+from fastlabel.teachers.spec import describe
+from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
-from fastlabel.weights import weights_sha256
 
 QUESTION = "crops labelled a second, next to decoding alone and the teacher alone"
 VIEWS, K, CLASSES = 8, 16, 1000

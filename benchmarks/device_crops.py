@@ -20,11 +20,11 @@ from torch import Tensor
 
 from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.benchmarks.photos import photo_beton
-from fastlabel.images.beton import Beton
-from fastlabel.images.device import DeviceImageLoader
-from fastlabel.images.load import ImageLoader
+from fastlabel.dataset.beton import Beton
+from fastlabel.images.device_loader import DeviceImageLoader
+from fastlabel.images.loader import ImageLoader
 from fastlabel.kernels.resized_crop import normalisation_table, normalised_crops, resized_crops
-from fastlabel.models import IMAGENET_MEAN, IMAGENET_STD
+from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 from fastlabel.views import ViewPolicy
 
 QUESTION = "crops a second that a device makes of whole images, by views per image"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlabel.machine import processor
+from fastlabel.system.host import processor
 
 PACKAGES = ("fastlabel", "ffcv", "numba", "numpy", "torch", "torchvision", "zarr")
 

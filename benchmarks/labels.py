@@ -27,8 +27,8 @@ from fastlabel.benchmarks.big_store import HEIGHT, ROWS, WIDTH, SyntheticLogits,
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.peers import fkd, tinyvit
 from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
-from fastlabel.labels import TopKLabels
-from fastlabel.store import LabelStore
+from fastlabel.labels.topk import TopKLabels
+from fastlabel.store.store import LabelStore
 
 QUESTION = "labels fetched and decoded a second, one view of every sample in random order"
 K, CLASSES, BATCH, VIEWS, FKD_CROPS = 16, 1000, 256, 8, 4

@@ -17,13 +17,14 @@ import torch
 
 from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.benchmarks.photos import photo_beton
-from fastlabel.cache import cache_labels
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import Classifier, ModelSpec, Teacher
-from fastlabel.store import LabelStore
-from fastlabel.views import random_order
-from fastlabel.weights import weights_sha256
+from fastlabel.dataset.beton import Beton
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.models.weights import weights_sha256
+from fastlabel.sampling import random_order
+from fastlabel.store.store import LabelStore
+from fastlabel.teachers.teacher import Teacher
 
 QUESTION = "share of the loader's time that labels take: plane load and check, gather, decode to dense"
 

@@ -23,7 +23,7 @@ from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.benchmarks.isolated import Isolated
 from fastlabel.benchmarks.photos import photo_beton, write_jpegs
 from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
-from fastlabel.images.beton import Beton
+from fastlabel.dataset.beton import Beton
 
 QUESTION = "crops a second of loaders of JPEGs, two workers: several views of a decoded image, and the peers"
 VIEWS = (1, 2, 4, 8)

@@ -15,10 +15,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from fastlabel.images import _ffcv as ffcv  # repairs what ffcv would do to this process: before all else of it
-from fastlabel.images.beton import Beton
-from fastlabel.images.load import ImageLoader
-from fastlabel.loader import SoftLabelLoader
+from fastlabel.dataset import ffcv_api as ffcv  # repairs what ffcv would do to this process: before all else of it
+from fastlabel.dataset.beton import Beton
+from fastlabel.images.loader import ImageLoader
+from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.views import ViewPolicy
 
 from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder  # isort: skip

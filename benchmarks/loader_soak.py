@@ -20,8 +20,8 @@ import numpy as np
 from fastlabel.benchmarks.harness import write_json
 from fastlabel.benchmarks.labels_share import make_store
 from fastlabel.benchmarks.photos import photo_beton
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
+from fastlabel.dataset.beton import Beton
+from fastlabel.loading.loader import SoftLabelLoader
 
 QUESTION = "memory and thread count of the process after each epoch of the loader"
 KIB = 1024

@@ -25,9 +25,9 @@ from torch import Tensor
 from fastlabel.benchmarks.harness import Timing, alternate, summary, write_json
 from fastlabel.benchmarks.memory import peak_bytes
 from fastlabel.benchmarks.question import Answer, Setup, bars
-from fastlabel.codec import TopKCodec
-from fastlabel.labels import TopKLabels
-from fastlabel.losses import soft_cross_entropy
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.loss import soft_cross_entropy
+from fastlabel.labels.topk import TopKLabels
 
 QUESTION = "time and peak memory of forward plus backward of the loss, against a dense target"
 Case = Callable[[], Tensor | None]

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastlabel.dataset.beton import Beton, class_names_path
+from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError
-from fastlabel.images.beton import Beton, class_names_path
-from fastlabel.images.write import write_dataset
 
 CLASSES = 8
 

@@ -32,11 +32,11 @@ from fastlabel.benchmarks.big_store import HEIGHT, WIDTH, SyntheticLogits, make_
 from fastlabel.benchmarks.peers import fkd, tinyvit
 from fastlabel.benchmarks.question import OURS, PEER, Answer, Plot, Setup
 from fastlabel.benchmarks.truncation_error import held_out_logits, small_images, split_classes
-from fastlabel.commit import ARRAYS
-from fastlabel.images.beton import Beton
-from fastlabel.images.write import write_dataset
-from fastlabel.inspection import inspect_store
-from fastlabel.store import LabelStore
+from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.write import write_dataset
+from fastlabel.inspection.inspect import inspect_store
+from fastlabel.store.store import LabelStore
+from fastlabel.store.units import ARRAYS
 
 QUESTION = "bytes of a label on disk, and KL of the teacher's distribution against it, over K"
 KEPT = (1, 5, 8, 10, 16, 32)

@@ -21,12 +21,13 @@ from fastlabel.benchmarks.cache import random_teacher
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.benchmarks.question import Answer, Setup, bars, rate, rate_cells
-from fastlabel.cache import cache_labels
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import Classifier, ModelSpec, pick_device
-from fastlabel.network import LabellingNetwork
-from fastlabel.store import LabelStore
+from fastlabel.dataset.beton import Beton
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.store.store import LabelStore
+from fastlabel.system.devices import pick_device
+from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
 from fastlabel.train.recipes import Recipe
 

@@ -20,11 +20,11 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from fastlabel.benchmarks.harness import write_json
-from fastlabel.codec import TopKCodec
-from fastlabel.images.beton import Beton
-from fastlabel.images.load import ImageLoader
+from fastlabel.dataset.beton import Beton
+from fastlabel.images.loader import ImageLoader
+from fastlabel.inspection.truncation import truncation_kl
 from fastlabel.kernels.label_format import CODES_PER_NAT, widen
-from fastlabel.truncation import truncation_kl
+from fastlabel.labels.codec import TopKCodec
 from fastlabel.views import ViewPolicy
 
 QUESTION = (

@@ -18,8 +18,8 @@ import click
 from fastlabel.benchmarks.harness import Timing, alternate, write_json
 from fastlabel.benchmarks.labels_share import make_store
 from fastlabel.benchmarks.photos import photo_beton
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
+from fastlabel.dataset.beton import Beton
+from fastlabel.loading.loader import SoftLabelLoader
 
 QUESTION = "crops a second of the loader, with labels, by the views of an image in a step"
 

@@ -13,7 +13,7 @@ import click
 from fastlabel.cli.teacher_options import take_teachers, teacher_options
 
 if TYPE_CHECKING:
-    from fastlabel.cache import CacheReport
+    from fastlabel.labelling.cache import CacheReport
 
 
 @click.command("cache-labels")
@@ -57,10 +57,10 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
 
     A run that was interrupted goes on where it was when the same command is given again.
     """
-    from fastlabel.cache import cache_labels
     from fastlabel.errors import Interrupted
-    from fastlabel.ranks import Ranks
-    from fastlabel.stopping import stop_requests
+    from fastlabel.labelling.cache import cache_labels
+    from fastlabel.system.ranks import Ranks
+    from fastlabel.system.signals import stop_requests
 
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)

@@ -41,7 +41,7 @@ def command(store: Path, out: Path, views: range | None, teachers: tuple[int, ..
 
     What is not labelled yet is left out; cache-labels continues the copy, or makes it grow.
     """
-    from fastlabel.copying import copy_store
+    from fastlabel.store.copy import copy_store
 
     report = copy_store(store, out, views, teachers or None, progress=True)
     if as_json:

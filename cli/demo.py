@@ -16,7 +16,7 @@ def command(**options: Any) -> None:
 
     Prints a table and writes a figure. What an earlier run finished in the same folder is not run again.
     """
-    from fastlabel.demo import DemoConfig, run_demo
+    from fastlabel.demo.run import DemoConfig, run_demo
 
     report = run_demo(DemoConfig(**options), lambda line: click.echo(line, err=True))
     click.echo(f"test accuracy, mean +- standard deviation over {options['seeds']} seeds")

@@ -11,8 +11,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fastlabel.inspection import Inspection, TeacherInspection
-    from fastlabel.label_statistics import LabelSummary, Spread
+    from fastlabel.inspection.inspect import Inspection, TeacherInspection
+    from fastlabel.inspection.statistics import LabelSummary, Spread
 
 
 @click.command("inspect")
@@ -59,9 +59,9 @@ def command(
     """
     if figure is not None and data is None:
         raise click.UsageError("--figure needs DATA.beton, whose crops it shows")
-    from fastlabel.images.beton import Beton
-    from fastlabel.inspection import inspect_store
-    from fastlabel.store import LabelStore
+    from fastlabel.dataset.beton import Beton
+    from fastlabel.inspection.inspect import inspect_store
+    from fastlabel.store.store import LabelStore
 
     opened, beton = LabelStore.open(store), None if data is None else Beton.open(data)
     chosen = None if views is None else _view_list(views, opened.num_views)
@@ -76,7 +76,7 @@ def command(
         progress=True,
     )
     if figure is not None and beton is not None:
-        from fastlabel.contact_sheet import draw_contact_sheet
+        from fastlabel.inspection.contact_sheet import draw_contact_sheet
 
         number = found.teachers[0].number
         sizes = {"samples": figure_samples, "columns": figure_views}

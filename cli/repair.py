@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fastlabel.repair import RepairReport
+    from fastlabel.integrity.repair import RepairReport
 
 
 @click.command("repair")
@@ -34,8 +34,8 @@ def command(
 
     Sound units stay as they are. Exits with 0 when the store is sound afterwards, with 1 when something is left.
     """
-    from fastlabel.repair import repair_store
-    from fastlabel.stopping import stop_requests
+    from fastlabel.integrity.repair import repair_store
+    from fastlabel.system.signals import stop_requests
 
     with stop_requests("finishing the unit in hand; once more stops at once") as stop:
         report = repair_store(store, data, teachers, stop=stop, progress=True, **options)

@@ -160,8 +160,8 @@ _STUDENTS = [
 
 
 def _run(study: Study, as_json: bool, options: dict[str, Any]) -> None:
-    from fastlabel.studies.grid import run_study
-    from fastlabel.studies.setting import StudyConfig, student_recipe
+    from fastlabel.studies.config import StudyConfig, student_recipe
+    from fastlabel.studies.runner import run_study
 
     grid = {axis.name: options.pop(_parameter(axis)) for axis in study.axes}
     recipe = student_recipe(*(options.pop(name) for name in ("epochs", "optimizer", "lr", "batch_size", "amp")))

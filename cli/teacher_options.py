@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from fastlabel.teachers import TeacherSpec
+    from fastlabel.teachers.spec import TeacherSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def teacher_options(command: Command) -> Command:
 
 def take_teachers(options: dict[str, Any]) -> list[TeacherSpec]:
     """The teachers of these options, which are taken out of `options`; --ensemble stays."""
-    from fastlabel.teachers import TeacherSpec
+    from fastlabel.teachers.spec import TeacherSpec
 
     sources, tf32, keeps = options.pop("teachers"), options.pop("tf32"), options.pop("keep_classes")
     given: dict[str, Sequence[Any]] = {

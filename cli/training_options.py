@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 from tqdm import tqdm
 
-from fastlabel.ranks import Ranks
+from fastlabel.system.ranks import Ranks
+from fastlabel.train.common import Result
 from fastlabel.train.recipes import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
-from fastlabel.train.setup import Result
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

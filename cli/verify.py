@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fastlabel.findings import VerifyReport
+    from fastlabel.integrity.report import VerifyReport
 
 
 @click.command("verify")
@@ -56,7 +56,7 @@ def command(
     With DATA.beton also that it is the dataset that was labelled, and all crop boxes. Exits with 0 when all is sound,
     with 1 when something is wrong; each finding is a line that begins with error or note.
     """
-    from fastlabel.verify import verify_store
+    from fastlabel.integrity.verify import verify_store
 
     report = verify_store(store, data, teachers, progress=True, **options)
     if as_json:

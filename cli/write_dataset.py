@@ -35,7 +35,7 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     SRC is a folder of class folders (any image that Pillow reads), digits:train, digits:test, or
     torchvision:CLASS:ROOT:train, as in torchvision:CIFAR10:data:train (already downloaded).
     """
-    from fastlabel.images.write import write_dataset
+    from fastlabel.dataset.write import write_dataset
 
     report = write_dataset(source, out, **options)
     for line in report.left_out:

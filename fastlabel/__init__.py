@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastlabel import label_ops
-    from fastlabel.cache import cache_labels
-    from fastlabel.codec import TopKCodec
     from fastlabel.errors import FastlabelError
-    from fastlabel.labels import TopKLabels
-    from fastlabel.loader import Batch, SoftLabelLoader
-    from fastlabel.losses import soft_cross_entropy
-    from fastlabel.plane import LabelPlane
-    from fastlabel.sparse import SparseLabels
-    from fastlabel.store import LabelStore
+    from fastlabel.labelling.cache import cache_labels
+    from fastlabel.labels.codec import TopKCodec
+    from fastlabel.labels.loss import soft_cross_entropy
+    from fastlabel.labels.sparse import SparseLabels
+    from fastlabel.labels.topk import TopKLabels
+    from fastlabel.loading.loader import Batch, SoftLabelLoader
+    from fastlabel.store.plane import LabelPlane
+    from fastlabel.store.store import LabelStore
     from fastlabel.views import ViewPolicy
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Batch": "loader",
+    "Batch": "loading.loader",
     "FastlabelError": "errors",
-    "LabelPlane": "plane",
-    "LabelStore": "store",
-    "SoftLabelLoader": "loader",
-    "SparseLabels": "sparse",
-    "TopKCodec": "codec",
-    "TopKLabels": "labels",
+    "LabelPlane": "store.plane",
+    "LabelStore": "store.store",
+    "SoftLabelLoader": "loading.loader",
+    "SparseLabels": "labels.sparse",
+    "TopKCodec": "labels.codec",
+    "TopKLabels": "labels.topk",
     "ViewPolicy": "views",
-    "cache_labels": "cache",
-    "soft_cross_entropy": "losses",
+    "cache_labels": "labelling.cache",
+    "soft_cross_entropy": "labels.loss",
 }
 
 __all__ = [

@@ -26,7 +26,6 @@ PARAMETERS = {
     "identity": (),
 }
 ASPECTS = 256
-STREAM_ORDER, STREAM_VIEW_ORDER, STREAM_SHUFFLE = 1, 2, 3
 # Exclusive. With these, no product in the kernels leaves 64 bits.
 MAX_SEED, MAX_SAMPLE, MAX_VIEW, MAX_PARAMETER, MAX_SIDE = 2**64, 2**63, 2**32, 2**32, 2**16
 
@@ -61,9 +60,9 @@ class ViewPolicy:
         if self.name not in KINDS:
             raise InputError(f"unknown view policy {self.name!r}; choose one of {', '.join(KINDS)}")
         for name, low, high in (("size", 1, MAX_SIDE), ("seed", 0, MAX_SEED), ("padding", 0, MAX_SIDE)):
-            object.__setattr__(self, name, _integer(f"view {name}", getattr(self, name), low, high))
+            object.__setattr__(self, name, integer_between(f"view {name}", getattr(self, name), low, high))
         for value in (*self.scale_q24, *self.ratio_q16, *self.aspects_q16, *self.fraction):
-            _integer("view parameter", value, 0, MAX_PARAMETER)
+            integer_between("view parameter", value, 0, MAX_PARAMETER)
         if self.name == "random-resized-crop":
             self._check_random_resized_crop()
         if not 0 < self.fraction[0] <= self.fraction[1]:
@@ -139,7 +138,7 @@ class ViewPolicy:
         Raises:
             InputError: an image is too small for pad-crop, or a value is out of range.
         """
-        view = _integer("view", view, 0, MAX_VIEW)
+        view = integer_between("view", view, 0, MAX_VIEW)
         ids = _vector("sample ids", ids, 0, MAX_SAMPLE, np.int64)
         heights = _vector("heights", heights, 1, MAX_SIDE, np.int32)
         widths = _vector("widths", widths, 1, MAX_SIDE, np.int32)
@@ -179,20 +178,8 @@ class ViewPolicy:
         return policy
 
 
-def random_order(ids: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """``ids`` in the random order of an epoch; the same on every machine and for every number of workers."""
-    seed, epoch = _integer("seed", seed, 0, MAX_SEED), _integer("epoch", epoch, 0, MAX_VIEW)
-    return ids[np.argsort(kernel.random_keys(seed, STREAM_ORDER, epoch, ids), kind="stable")]
-
-
-def view_of_epoch(epoch: int, num_views: int, seed: int) -> int:
-    """The view that an epoch trains on: a permutation of the views by seed, cycled."""
-    views = np.arange(num_views, dtype=np.int64)
-    keys = kernel.random_keys(_integer("seed", seed, 0, MAX_SEED), STREAM_VIEW_ORDER, 0, views)
-    return int(views[np.argsort(keys, kind="stable")][epoch % num_views])
-
-
-def _integer(name: str, value: int, low: int, high: int) -> int:
+def integer_between(name: str, value: int, low: int, high: int) -> int:
+    """`value` as an int. InputError names it unless low <= value < high."""
     try:
         number = int(operator.index(value))
     except TypeError:

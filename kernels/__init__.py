@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numba
 
-from fastlabel.kernels.tbb import load_packaged_tbb
+from fastlabel.kernels.common.tbb import load_packaged_tbb
 
 
 def _require_threadsafe_layer() -> None:

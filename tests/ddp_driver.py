@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 
 from fastlabel.cli.main import main
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import Classifier, ModelSpec
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.train.common import seed_rank
 from fastlabel.train.evaluate import Evaluator
-from fastlabel.train.group import Group, training_group
 from fastlabel.train.loop import Trainer
 from fastlabel.train.objectives import cached_loss
+from fastlabel.train.process_group import Group, training_group
 from fastlabel.train.recipes import Recipe
-from fastlabel.train.run import Run
-from fastlabel.train.setup import seed_rank
+from fastlabel.train.run_folder import Run
 from fastlabel.views import ViewPolicy
 
 ARCH, EPOCHS, BATCH = "convnet-d1-w8", 20, 8

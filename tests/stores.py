@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastlabel.cache import cache_labels
-from fastlabel.images.write import write_dataset
-from fastlabel.models import Classifier, ModelSpec, Teacher
-from fastlabel.weights import weights_sha256
+from fastlabel.dataset.write import write_dataset
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.models.weights import weights_sha256
+from fastlabel.teachers.teacher import Teacher
 
 
 def make_teacher(num_classes: int = 3, size: int = 16, seed: int = 0, name: str = "expert") -> Teacher:

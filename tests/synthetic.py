@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fastlabel.codec import TopKCodec
-from fastlabel.commit import UnitAddress
-from fastlabel.growth import Growth, grown_store
-from fastlabel.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit, ids_digest
-from fastlabel.store import LabelStore, empty_labels
+from fastlabel.digests import ids_digest
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.store.grow import Growth, grown_store
+from fastlabel.store.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit
+from fastlabel.store.store import LabelStore, empty_labels
+from fastlabel.store.units import UnitAddress
 from fastlabel.views import ViewPolicy
 
 NUM_SAMPLES, NUM_CLASSES = 16, 10

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastlabel.codec import TopKCodec
-from fastlabel.forward import TeacherForward
-from fastlabel.images.beton import Beton
+from fastlabel.dataset.beton import Beton
 from fastlabel.kernels.label_format import TAIL_MODELS
-from fastlabel.labels import PlaneLabels, TopKLabels
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.losses import soft_cross_entropy
-from fastlabel.sparse import SparseLabels
-from fastlabel.store import LabelStore
-from fastlabel.teachers import describe
+from fastlabel.labelling.forward import TeacherForward
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.loss import soft_cross_entropy
+from fastlabel.labels.sparse import SparseLabels
+from fastlabel.labels.topk import PlaneLabels, TopKLabels
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.store.store import LabelStore
+from fastlabel.teachers.spec import describe
 from tests.stores import digests, make_teacher
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from fastlabel.errors import InputError
-from fastlabel.views import KINDS, ViewPolicy, random_order, view_of_epoch
+from fastlabel.sampling import random_order, view_of_epoch
+from fastlabel.views import KINDS, ViewPolicy
 
 IDS = [0, 1, 2, 999, 1281166, 2**40]
 HEIGHTS, WIDTHS = [375, 500, 333, 32, 1, 500], [500, 333, 500, 32, 500, 40]

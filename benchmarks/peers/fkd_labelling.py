@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from fastlabel.benchmarks.peers import fkd
-from fastlabel.models import IMAGENET_MEAN, IMAGENET_STD
+from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 
 Item = tuple[int, int, int, Tensor, Tensor]
 

@@ -1,0 +1,1 @@
+"""Crops out of a `.beton` file, as views say, on the CPU or on the device."""

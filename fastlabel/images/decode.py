@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numba import get_thread_id, njit, prange
 
-from fastlabel.images import _ffcv as ffcv
+from fastlabel.dataset import ffcv_api as ffcv
 from fastlabel.images import turbojpeg
 from fastlabel.images.turbojpeg import OK, decode_jpeg
+from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop_in
-from fastlabel.kernels.sources import digest
 
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
 # The files whose code is compiled into the loop below.
@@ -43,7 +43,7 @@ def _compile(sources: str) -> Any:
         ``pixels_TP`` (a decoded image), ``scratch_TQ`` (see ``scratch_bytes``), ``headers_T4`` and ``handles_T`` belong
         to the threads, not to the samples.
         """
-        _ = sources  # closed over, see kernels/sources.py
+        _ = sources  # closed over, see kernels/numba_cache.py
         for b in prange(len(ids)):
             thread = get_thread_id()
             sample = index_N[ids[b]]

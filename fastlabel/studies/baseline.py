@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, one_expert
-from fastlabel.studies.workbench import Workbench
 
 # CIFAR-10, ConvNet-D3, ZCA: images per class -> (expert epoch, its test accuracy, student's mean and deviation), in %.
 PAPER_TABLE_2 = {1: (20, 56.0, 21.1, 0.5), 10: (44, 65.1, 46.3, 0.8), 50: (128, 74.9, 62.1, 0.5)}

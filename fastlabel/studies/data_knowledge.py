@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastlabel import label_ops
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels import ops as label_ops
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.curves import PowerLaw, fit_power_law, pareto_front
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, one_expert
-from fastlabel.studies.workbench import Workbench
 
 IPCS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 40)
 RESTS = ("zero", "renormalise", "tail")

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from fastlabel import label_ops
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels import ops as label_ops
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study
-from fastlabel.studies.workbench import Expert, Workbench
 
 RULES = ("mean-logits", "mean-probs")
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from fastlabel.losses import SoftLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
-from fastlabel.studies.workbench import Workbench
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from fastlabel.errors import InputError
-from fastlabel.models import Teacher, load_teacher
 from fastlabel.studies.experts import expert_folder
+from fastlabel.teachers.teacher import Teacher, load_teacher
 from fastlabel.train.checkpoint import epoch_path
-from fastlabel.train.run import Run
+from fastlabel.train.run_folder import Run
 
 _EPOCH = re.compile(r"epoch-(\d+)\.pt")
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
-from fastlabel.images.beton import Beton
-from fastlabel.models import Classifier, ModelSpec, pick_device
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.models.whitening import Whitening
 from fastlabel.studies.augment import SiameseAugmentation
-from fastlabel.studies.fit import Fit, check_finite, evaluate, hard_loss
-from fastlabel.studies.resident import (
+from fastlabel.studies.in_memory import (
     ResidentImages,
     decode_pixels,
     fitted_spec,
@@ -26,12 +26,13 @@ from fastlabel.studies.resident import (
     trunk,
     whitening_of,
 )
+from fastlabel.studies.training import Fit, check_finite, evaluate, hard_loss
+from fastlabel.system.devices import pick_device
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
+from fastlabel.train.common import check_same_classes, plain, seeded
 from fastlabel.train.loop import Reporter
 from fastlabel.train.recipes import Recipe
-from fastlabel.train.run import Run
-from fastlabel.train.setup import check_same_classes, plain, seeded
-from fastlabel.whitening import Whitening
+from fastlabel.train.run_folder import Run
 
 PAPER_RECIPE = Recipe(
     epochs=20, batch_size=256, lr=5e-4, momentum=0.9, nesterov=False, weight_decay=0.0, schedule="constant"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastlabel import label_ops
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels import ops as label_ops
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
-from fastlabel.studies.workbench import Workbench
 
 UNSWAPPED = 0
 """The control: no class is the 0-th most likely one."""

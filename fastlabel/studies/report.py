@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastlabel.studies.rows import Rows
+from fastlabel.studies.results import Rows
 from fastlabel.train.checkpoint import write_atomically
 
 NAMES = {

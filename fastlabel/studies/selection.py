@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.sampling import images_per_class
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
-from fastlabel.studies.workbench import Workbench
-from fastlabel.subset import images_per_class
 
 DECILES = tuple(map(str, range(10)))
 STRATEGIES = (*DECILES, "stratified", "random")

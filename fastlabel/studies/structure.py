@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastlabel import label_ops
-from fastlabel.losses import SoftLabels
+from fastlabel.labels import ops as label_ops
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Draw, Report, Table, lines_panel
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
-from fastlabel.studies.workbench import Workbench
 
 KINDS = {
     "real": "as the expert gave them",

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.studies.config import Params, StudyConfig, Value
+from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params, StudyConfig, Value
-from fastlabel.studies.workbench import Expert, Workbench
+from fastlabel.studies.results import Rows
 
 Ids = npt.NDArray[np.int64]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastlabel.labels import check_temperature
-from fastlabel.losses import SoftLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.labels.topk import check_temperature
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
-from fastlabel.studies.workbench import Workbench
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:

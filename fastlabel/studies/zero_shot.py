@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from fastlabel.errors import InputError
-from fastlabel.losses import SoftLabels
-from fastlabel.sparse import SparseLabels
+from fastlabel.labels.loss import SoftLabels
+from fastlabel.labels.sparse import SparseLabels
+from fastlabel.studies.config import Params
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Draw, Report, Table, percent
-from fastlabel.studies.rows import Rows
-from fastlabel.studies.setting import Params
+from fastlabel.studies.results import Rows
 from fastlabel.studies.study import Axis, Ids, Study, one_expert, random_samples
-from fastlabel.studies.workbench import Workbench
 
 TREATMENTS = ("control", "no images", "no label")
 NOTHING = -1

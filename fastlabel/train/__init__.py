@@ -1,8 +1,8 @@
 """Training teachers and students."""
 
+from fastlabel.train.common import Result
 from fastlabel.train.loop import Reporter
 from fastlabel.train.recipes import Recipe
-from fastlabel.train.setup import Result
 from fastlabel.train.student import StudentConfig, train_student
 from fastlabel.train.teacher import TeacherConfig, train_teacher
 

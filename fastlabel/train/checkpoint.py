@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlabel.models import Classifier
-from fastlabel.weights import CHECKPOINT_FORMAT, read_checkpoint
+from fastlabel.models.classifier import Classifier
+from fastlabel.models.weights import CHECKPOINT_FORMAT, read_checkpoint
 
 __all__ = ["epoch_path", "read_checkpoint", "save_checkpoint", "write_atomically"]
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
-from fastlabel.train.group import Group
 from fastlabel.train.objectives import Batch
+from fastlabel.train.process_group import Group
 
 CACHE_LIMIT_BYTES = 256 * 2**20
 

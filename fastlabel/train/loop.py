@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from fastlabel.errors import InputError
-from fastlabel.models import Classifier
-from fastlabel.stopping import StopRequest, stop_requests
+from fastlabel.models.classifier import Classifier
+from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
-from fastlabel.train.group import Group, lost_ranks
+from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.objectives import Batch, PerSampleLoss
+from fastlabel.train.process_group import Group, lost_ranks
+from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, set_lr
-from fastlabel.train.run import Run
-from fastlabel.train.snapshot import restore_rank, snapshot
-from fastlabel.train.tally import Tally
+from fastlabel.train.run_folder import Run
 
 SECONDS_BETWEEN_SAVES = 60.0
 SHARE_OF_SAVES = 0.05  # of the time, at most, where a save takes long

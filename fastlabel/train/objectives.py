@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
-from fastlabel.labels import TopKLabels, check_temperature
-from fastlabel.losses import soft_cross_entropy
-from fastlabel.precision import full_precision
+from fastlabel.labels.loss import soft_cross_entropy
+from fastlabel.labels.topk import TopKLabels, check_temperature
+from fastlabel.teachers.precision import full_precision
 
 
 class Batch(Protocol):

@@ -12,21 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fastlabel.dataset.beton import Beton
+from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader, images_per_batch
-from fastlabel.manifest import TeacherInfo, ids_digest
-from fastlabel.models import Classifier, ModelSpec, pick_device
-from fastlabel.network import LabellingNetwork
-from fastlabel.store import LabelStore
-from fastlabel.subset import images_per_class
-from fastlabel.teachers import recorded_teacher
-from fastlabel.train.group import Group, training_group
-from fastlabel.train.loop import Reporter, Trainer
-from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
-from fastlabel.train.recipes import Recipe
-from fastlabel.train.run import Run
-from fastlabel.train.setup import (
+from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.sampling import images_per_class
+from fastlabel.store.manifest import TeacherInfo
+from fastlabel.store.store import LabelStore
+from fastlabel.system.devices import pick_device
+from fastlabel.teachers.labelling_network import LabellingNetwork
+from fastlabel.teachers.spec import recorded_teacher
+from fastlabel.train.common import (
     Result,
     check_same_classes,
     drops_last,
@@ -37,6 +34,11 @@ from fastlabel.train.setup import (
     seed_rank,
     seeded,
 )
+from fastlabel.train.loop import Reporter, Trainer
+from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
+from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.recipes import Recipe
+from fastlabel.train.run_folder import Run
 
 LABELS = ("cache", "online", "hard")
 EPOCHS_EVALUATED_EACH = 20

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlabel.images.beton import Beton
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import Classifier, ModelSpec, pick_device
-from fastlabel.train.group import Group, training_group
-from fastlabel.train.loop import Reporter, Trainer
-from fastlabel.train.objectives import hard_loss
-from fastlabel.train.recipes import Recipe
-from fastlabel.train.run import Run
-from fastlabel.train.setup import (
+from fastlabel.dataset.beton import Beton
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.system.devices import pick_device
+from fastlabel.train.common import (
     Result,
     check_same_classes,
     drops_last,
@@ -25,6 +21,11 @@ from fastlabel.train.setup import (
     seed_rank,
     seeded,
 )
+from fastlabel.train.loop import Reporter, Trainer
+from fastlabel.train.objectives import hard_loss
+from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.recipes import Recipe
+from fastlabel.train.run_folder import Run
 from fastlabel.views import ViewPolicy
 
 DEFAULT_SIZE = 224

@@ -6,16 +6,16 @@ from typing import Any
 
 from numba import njit, prange
 
+from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop
-from fastlabel.kernels.sources import digest
 
 
 def _compile(sources: str) -> Any:
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
     def resized_crops_numba(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, out_BVSS3):
         """Fill out uint8 [B, V, S, S, 3] by boxes that were checked."""
-        _ = sources  # closed over, see kernels/sources.py
+        _ = sources  # closed over, see kernels/numba_cache.py
         views = boxes_BV5.shape[1]
         for crop in prange(len(offsets_B) * views):
             b, v = crop // views, crop % views

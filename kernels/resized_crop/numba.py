@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import columns, reference, rows, vectors, weights
 from fastlabel.kernels.resized_crop import scratch as scratch_parts
 from fastlabel.kernels.resized_crop.columns import ROWS, place_row, resize_columns, take_row
 from fastlabel.kernels.resized_crop.rows import resize_row
 from fastlabel.kernels.resized_crop.scratch import axis_parts, bytes_needed, tile_parts
 from fastlabel.kernels.resized_crop.weights import axis_weights, taps_at_most
-from fastlabel.kernels.sources import digest
 
 __all__ = ["axis_weights", "resized_crop", "resized_crop_in", "scratch_bytes", "taps_at_most"]
 

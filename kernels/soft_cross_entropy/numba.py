@@ -13,9 +13,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from fastlabel.kernels.exp32.numba import exp32, float_of_bits
-from fastlabel.kernels.half.numba import narrow_to_bfloat16, narrow_to_float16, widen_bfloat16, widen_float16
-from fastlabel.kernels.label_row.numba import places, plane_row, read_label, tables
+from fastlabel.kernels.common.exp32 import exp32, float_of_bits
+from fastlabel.kernels.common.half import narrow_to_bfloat16, narrow_to_float16, widen_bfloat16, widen_float16
+from fastlabel.kernels.common.label_row import places, plane_row, read_label, tables
 
 FLOAT, BFLOAT16, FLOAT16 = range(3)  # what the 16-bit words of logits are; FLOAT: the dtype of the losses
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from fastlabel.store import LabelStore
+from fastlabel.store.store import LabelStore
 from fastlabel.train.checkpoint import save_checkpoint
 from tests.stores import digests, make_teacher
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from fastlabel.store import LabelStore
+from fastlabel.store.store import LabelStore
 from tests.synthetic import check, run, teacher
 
 Cli = Callable[..., Result]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from fastlabel.inspection import inspect_store
+from fastlabel.inspection.inspect import inspect_store
 from tests.stores import Maker, make_teacher
 
 Cli = Callable[..., Result]

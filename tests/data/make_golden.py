@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlabel.codec import TopKCodec
-from fastlabel.commit import ARRAYS
-from fastlabel.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit, ids_digest
-from fastlabel.store import LabelStore, empty_labels
+from fastlabel.digests import ids_digest
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.store.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit
+from fastlabel.store.store import LabelStore, empty_labels
+from fastlabel.store.units import ARRAYS
 from fastlabel.views import ViewPolicy
 
 from ..plain_reader import dataset_fingerprint, read_probabilities

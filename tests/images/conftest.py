@@ -1,56 +1,5 @@
-"""Datasets for the tests of reading images: written by FFCV itself, and small ones of any content."""
+"""Fixtures of betons, see tests/betons.py."""
 
-from __future__ import annotations
+from tests.betons import ffcv_betons, ffcv_images, write_beton
 
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
-import pytest
-from numpy.typing import NDArray
-
-from fastlabel.images.beton_file import BetonFile
-from fastlabel.images.encode import Encoder
-from tests.images.ffcv_betons import make_images
-
-WriteBeton = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def ffcv_images() -> list[NDArray[np.uint8]]:
-    """The images that went into the files of ``ffcv_betons``; sample i has label i % 5."""
-    return make_images()
-
-
-@pytest.fixture(scope="session")
-def ffcv_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of .beton files that FFCV's own writer made, see ffcv_betons.py."""
-    folder = tmp_path_factory.mktemp("ffcv")
-    program = Path(__file__).with_name("ffcv_betons.py")
-    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def beton_writer(folder: Path) -> WriteBeton:
-    """write(images, mode="jpg", name="data") -> path of a .beton in the folder; labels 0, 1, 2, 0, ...; small pages."""
-
-    def write(images: Sequence[NDArray[np.uint8]], mode: str = "jpg", name: str = "data") -> Path:
-        path, encoder = folder / f"{name}.beton", Encoder(mode)
-        with open(path, "wb") as handle:
-            file = BetonFile(handle, len(images), page_size=4096)
-            for index, image in enumerate(images):
-                encoded = encoder.encode(image)
-                file.append(encoded.image_field, encoded.payload, index % 3)
-            file.finish()
-        return path
-
-    return write
-
-
-@pytest.fixture
-def write_beton(tmp_path: Path) -> WriteBeton:
-    """write_beton(images, mode="jpg", name="data") -> path, see beton_writer."""
-    return beton_writer(tmp_path)
+__all__ = ["ffcv_betons", "ffcv_images", "write_beton"]

@@ -14,19 +14,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastlabel.dataset.beton import Beton
 from fastlabel.images import decode as decode_module
 from fastlabel.images import turbojpeg
-from fastlabel.images.beton import Beton
 from fastlabel.images.decode import BAD_BOX, BAD_MODE, BAD_RAW_SIZE, decode_views, explain
-from fastlabel.images.load import ImageLoader
+from fastlabel.images.loader import ImageLoader
 from fastlabel.images.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, Decompressors, decode_jpeg
 from fastlabel.images.workspace import Workspace
+from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop import resized_crop, resized_crop_reference
-from fastlabel.kernels.sources import digest
 from fastlabel.views import ViewPolicy
+from tests.betons import WriteBeton
 from tests.conftest import photo_like
-from tests.images.conftest import WriteBeton
 
 Pixels = NDArray[np.uint8]
 SHAPES = [(1, 1), (1, 33), (17, 1), (8, 16), (41, 97), (64, 64), (130, 255)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastlabel.kernels.exp32.numba import bits_of_float, exp32, float_of_bits
+from fastlabel.kernels.common.exp32 import bits_of_float, exp32, float_of_bits
 
 
 @numba.njit

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.half.numba import narrow_to_bfloat16, narrow_to_float16, widen_bfloat16, widen_float16
+from fastlabel.kernels.common.half import narrow_to_bfloat16, narrow_to_float16, widen_bfloat16, widen_float16
 
 DTYPES = [
     (torch.bfloat16, widen_bfloat16, narrow_to_bfloat16),

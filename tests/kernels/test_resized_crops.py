@@ -24,7 +24,7 @@ from fastlabel.kernels.resized_crop import (
     sample_inputs,
 )
 from fastlabel.kernels.resized_crop.geometry import pack
-from fastlabel.models import IMAGENET_MEAN, IMAGENET_STD, Classifier, ModelSpec
+from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, ModelSpec
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

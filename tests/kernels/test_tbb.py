@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import os
 import numpy as np
-import fastlabel.images.beton
+import fastlabel.dataset.beton
 from fastlabel.views import ViewPolicy
 
 def anonymous():

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlabel import LabelStore, manifest
+from fastlabel import LabelStore
 from fastlabel.errors import FastlabelError
-from fastlabel.verify import verify_store
+from fastlabel.integrity.verify import verify_store
+from fastlabel.store import manifest
 from tests.conftest import make_photo_folder
 from tests.stores import make_teacher, store_maker, write_photos
 

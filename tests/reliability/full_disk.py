@@ -19,8 +19,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from fastlabel.cli.main import main as fastlabel
-from fastlabel.images.write import write_dataset
-from fastlabel.models import Classifier, ModelSpec
+from fastlabel.dataset.write import write_dataset
+from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.train.checkpoint import save_checkpoint
 from tests.stores import digests
 

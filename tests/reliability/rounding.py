@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlabel.commit import ARRAYS
-from fastlabel.forward import CanonicalBatches, TeacherForward
-from fastlabel.images.beton import Beton
-from fastlabel.images.load import ImageLoader
-from fastlabel.models import Teacher
-from fastlabel.rounding import Arrays, Rounding, moved_codes, unequal_rows
-from fastlabel.teachers import TeacherSpec, describe, load_teachers
+from fastlabel.dataset.beton import Beton
+from fastlabel.images.loader import ImageLoader
+from fastlabel.integrity.tolerance import Arrays, Rounding, moved_codes, unequal_rows
+from fastlabel.labelling.forward import CanonicalBatches, TeacherForward
+from fastlabel.store.units import ARRAYS
+from fastlabel.teachers.spec import TeacherSpec, describe, load_teachers
+from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
 
 WAYS = ((64, True), (50, False))  # forward batch, whether oneDNN runs

@@ -47,7 +47,7 @@ def test_a_disk_that_became_read_only(tmp_path, disk):
 
 
 def test_a_store_that_vanishes_while_it_is_written(tmp_path, monkeypatch):
-    from fastlabel import commit
+    from fastlabel.store import units as commit
 
     arguments = full_disk.prepare(tmp_path)
     store = tmp_path / "labels.zarr"

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.experts import train_experts
-from fastlabel.studies.grid import run_study
 from fastlabel.studies.registry import find_study
-from fastlabel.studies.workbench import Workbench
+from fastlabel.studies.runner import run_study
 from tests.studies.tiny import experts_config, study_config, write_colours
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fastlabel.errors import InputError
+from fastlabel.models.weights import read_checkpoint, weights_sha256
 from fastlabel.studies.expert_runs import ExpertRun, find_experts
 from fastlabel.studies.experts import expert_folder
-from fastlabel.weights import read_checkpoint, weights_sha256
 
 CPU = torch.device("cpu")
 

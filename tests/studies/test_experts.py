@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fastlabel.errors import InputError
-from fastlabel.models import load_teacher
+from fastlabel.models.weights import read_checkpoint
 from fastlabel.studies import experts as module
 from fastlabel.studies.experts import expert_folder, expert_seed, train_experts
-from fastlabel.studies.resident import decode_pixels, whitening_of
-from fastlabel.weights import read_checkpoint
+from fastlabel.studies.in_memory import decode_pixels, whitening_of
+from fastlabel.teachers.teacher import load_teacher
 from tests.studies.tiny import ARCH, CLASSES, EPOCHS, SIDE, experts_config
 
 PLAIN = "convnet-d1-w8"
@@ -46,7 +46,7 @@ def test_a_checkpoint_for_every_epoch_and_metrics(experts):
 
 def test_the_accuracy_is_that_of_the_whole_classifier(data, experts):
     """A checkpoint, whitening included, gets the test accuracy that its training noted."""
-    from fastlabel.images.beton import Beton
+    from fastlabel.dataset.beton import Beton
 
     teacher, val = load_teacher(expert_folder(experts, 1) / "epoch-002.pt"), Beton.open(data.test)
     pixels = decode_pixels(val, torch.arange(val.num_samples).numpy(), SIDE)
@@ -147,7 +147,7 @@ def test_impossible_configurations_are_refused(data, tmp_path):
 
 
 def test_images_of_several_sizes_need_a_size(photos, tmp_path):
-    from fastlabel.images.beton import Beton
+    from fastlabel.dataset.beton import Beton
 
     with pytest.raises(InputError, match="say which --size"):
         module.image_size(Beton.open(photos), None)

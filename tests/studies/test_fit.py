@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from fastlabel.errors import FastlabelError
-from fastlabel.models import build_model
-from fastlabel.sparse import SparseLabels
+from fastlabel.labels.sparse import SparseLabels
+from fastlabel.models.classifier import build_model
 from fastlabel.studies.augment import SiameseAugmentation
-from fastlabel.studies.fit import EVALUATION_BATCH, Fit, epoch_random, evaluate, hard_loss, soft_loss
-from fastlabel.studies.resident import ResidentImages
-from fastlabel.studies.setting import student_recipe
+from fastlabel.studies.config import student_recipe
+from fastlabel.studies.in_memory import ResidentImages
+from fastlabel.studies.training import EVALUATION_BATCH, Fit, epoch_random, evaluate, hard_loss, soft_loss
 from fastlabel.train.recipes import Recipe
 from tests.studies.tiny import colour_images
 

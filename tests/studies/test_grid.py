@@ -7,11 +7,11 @@ import json
 import pytest
 
 from fastlabel.errors import InputError
-from fastlabel.store import LabelStore
+from fastlabel.store.store import LabelStore
+from fastlabel.studies.config import derived_seed, student_recipe
 from fastlabel.studies.experts import train_experts
-from fastlabel.studies.grid import read_results, run_study
 from fastlabel.studies.registry import MODULES, find_study
-from fastlabel.studies.setting import derived_seed, student_recipe
+from fastlabel.studies.runner import read_results, run_study
 from fastlabel.studies.study import crossed
 from tests.stores import digests
 from tests.studies.tiny import experts_config, study_config
@@ -73,7 +73,7 @@ def test_a_grid_that_grows_runs_only_what_is_new(run):
 
 def test_a_grid_that_was_stopped_goes_on(run, monkeypatch):
     """Ctrl-C while the third of four students trains."""
-    from fastlabel.studies import grid
+    from fastlabel.studies import runner as grid
 
     evaluated, evaluate = [], grid.evaluate
 

@@ -6,7 +6,7 @@ import io
 from PIL import Image
 
 from fastlabel.studies.report import Report, Table, lines_panel, percent, write_results
-from fastlabel.studies.rows import Row, Rows
+from fastlabel.studies.results import Row, Rows
 
 ROWS = Rows(
     [

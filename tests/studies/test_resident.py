@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
-from fastlabel.images.beton import Beton
-from fastlabel.models import Classifier, ModelSpec
-from fastlabel.studies.resident import decode_pixels, fitted_spec, load_resident, preprocess, trunk, whitening_of
+from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.studies.in_memory import decode_pixels, fitted_spec, load_resident, preprocess, trunk, whitening_of
 from tests.studies.tiny import CLASSES, SIDE, colour_images
 
 CPU = torch.device("cpu")

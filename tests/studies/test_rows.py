@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastlabel.studies.rows import Row, Rows, Spread
+from fastlabel.studies.results import Row, Rows, Spread
 
 ROWS = Rows(
     [

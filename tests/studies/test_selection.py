@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlabel.errors import InputError
+from fastlabel.sampling import images_per_class
 from fastlabel.studies.selection import DECILES, STRATEGIES, choose, decile_of
-from fastlabel.subset import images_per_class
 
 SAMPLES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=80)
 

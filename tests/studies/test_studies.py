@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from fastlabel.errors import InputError
-from fastlabel.labels import TopKLabels
-from fastlabel.studies.grid import run_study
+from fastlabel.labels.topk import TopKLabels
 from fastlabel.studies.registry import MODULES, find_study
+from fastlabel.studies.runner import run_study
 from fastlabel.studies.selection import decile_of, expert_losses
 from tests.studies.tiny import CLASSES, study_config, write_colours
 
@@ -129,7 +129,7 @@ def test_cells_of_as_many_images_have_the_same_ones_nested(ran, name):
 
 def test_labels_are_what_the_expert_says_of_the_whole_image(ran):
     """Against the teacher itself, without a cache."""
-    from fastlabel.studies.resident import decode_pixels
+    from fastlabel.studies.in_memory import decode_pixels
 
     run = ran("expert-epoch")
     for epoch in (1, 3):

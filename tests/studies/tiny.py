@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastlabel.images.write import write_dataset
+from fastlabel.dataset.write import write_dataset
+from fastlabel.studies.config import StudyConfig, student_recipe
 from fastlabel.studies.experts import ExpertsConfig
-from fastlabel.studies.resident import ResidentImages
-from fastlabel.studies.setting import StudyConfig, student_recipe
+from fastlabel.studies.in_memory import ResidentImages
 from fastlabel.train.recipes import Recipe
 
 CLASSES, SIDE = 5, 8

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastlabel.codec import TopKCodec
-from fastlabel.labels import TopKLabels
-from fastlabel.models import Classifier, ModelSpec
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.topk import TopKLabels
+from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Trainer
 from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
-from fastlabel.train.run import Run
+from fastlabel.train.run_folder import Run
 
 SPEC = ModelSpec("convnet-d1-w8", num_classes=4, size=8)
 

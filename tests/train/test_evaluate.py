@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fastlabel.errors import InputError
-from fastlabel.models import Classifier, ModelSpec
+from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.train import evaluate
 from fastlabel.train.evaluate import Evaluator
 

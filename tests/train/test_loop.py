@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fastlabel.errors import FastlabelError, InputError
-from fastlabel.models import load_teacher, pick_device
-from fastlabel.train import tally
+from fastlabel.models.weights import read_checkpoint
+from fastlabel.system.devices import pick_device
+from fastlabel.teachers.teacher import load_teacher
+from fastlabel.train import epoch_metrics as tally
 from fastlabel.train.objectives import cached_loss, hard_loss
 from fastlabel.train.recipes import Recipe
-from fastlabel.weights import read_checkpoint
 
 from .conftest import MemoryLoader
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastlabel.codec import TopKCodec
 from fastlabel.errors import InputError
-from fastlabel.models import Classifier
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.models.classifier import Classifier
 from fastlabel.train.objectives import cached_loss, hard_loss, online_loss
 
 from .conftest import SPEC, MemoryBatch, MemoryLoader

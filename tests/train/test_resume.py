@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlabel.cache import cache_labels
+from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError, Interrupted
-from fastlabel.images.write import write_dataset
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.models.weights import read_checkpoint
 from fastlabel.train import StudentConfig, loop, train_student
 from fastlabel.train.recipes import Recipe
-from fastlabel.weights import read_checkpoint
 from tests.stores import make_teacher
 
 from .conftest import MemoryLoader

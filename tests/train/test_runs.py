@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlabel.cache import cache_labels
+from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError, ManifestMismatchError
-from fastlabel.images.beton import Beton
-from fastlabel.images.write import write_dataset
-from fastlabel.loader import SoftLabelLoader
-from fastlabel.models import load_teacher
-from fastlabel.store import LabelStore
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.models.weights import read_checkpoint
+from fastlabel.store.store import LabelStore
+from fastlabel.teachers.teacher import load_teacher
 from fastlabel.train import Recipe, StudentConfig, TeacherConfig, loop, train_student, train_teacher
+from fastlabel.train.common import evaluation_policy
 from fastlabel.train.objectives import cached_loss, online_loss
-from fastlabel.train.setup import evaluation_policy
 from fastlabel.train.student import default_eval_every, student_ids
 from fastlabel.views import ViewPolicy
-from fastlabel.weights import read_checkpoint
 
 ARCH = "convnet-d1-w8"
 CLASSES = 4

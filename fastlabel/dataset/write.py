@@ -1,0 +1,153 @@
+"""write_dataset(): images into one .beton file, the same bytes however many threads encode them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fastlabel.dataset.beton_writer import BetonFile
+from fastlabel.dataset.encode import Encoded, Encoder
+from fastlabel.dataset.image_files import UnreadableImageError
+from fastlabel.dataset.sources import Source, open_source
+from fastlabel.errors import DatasetError, InputError
+from fastlabel.system.partial import whole_or_nothing
+
+IN_FLIGHT_PER_WORKER = 4  # bounds the memory: encoded images waiting for their turn
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written. left_out: one "name: reason" for each unreadable image, in order."""
+
+    path: str
+    num_samples: int
+    classes: tuple[str, ...]
+    nbytes: int
+    write_mode: str
+    left_out: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_dataset(
+    source: str | Path,
+    out: str | Path,
+    *,
+    write_mode: str | None = None,
+    max_resolution: int | None = None,
+    jpeg_quality: int = 90,
+    smart_threshold: int | None = None,
+    workers: int = 0,
+    skip_broken: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> WriteReport:
+    """Write `source` (see open_source) to `out`, and its class names to `out`.json beside it.
+
+    write_mode: jpg, raw, smart, or None for the source's own: raw for the digits, jpg for the others.
+    workers: threads that read and encode; 0 takes every core. skip_broken: leave unreadable images out (the
+    report lists them) instead of stopping at the first. `out` appears whole or not at all.
+    Raises InputError for arguments, DatasetError for the data.
+    """
+    out = Path(out)
+    if workers < 0:
+        raise InputError(f"{workers} workers: expected 0 (every core) or more")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out} cannot be a file: expected a name inside an existing folder")
+    if out.exists() and not force:
+        raise DatasetError(f"{out} exists: choose another name, or pass --force to replace it")
+    Encoder(write_mode or "jpg", max_resolution, jpeg_quality, smart_threshold)  # before the source is read
+    opened = open_source(source)
+    encoder = Encoder(write_mode or opened.write_mode, max_resolution, jpeg_quality, smart_threshold)
+    with whole_or_nothing(out, replace=force) as handle:
+        beton = BetonFile(handle, max_samples=len(opened))
+        written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)
+        nbytes = beton.finish()
+        _write_class_names(out, written.classes, str(source))
+    return WriteReport(
+        str(out),
+        written.num_samples,
+        tuple(written.classes),
+        nbytes,
+        encoder.write_mode,
+        tuple(written.left_out),
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    num_samples: int
+    classes: list[str]
+    left_out: list[str]
+
+
+def _write_samples(
+    beton: BetonFile, source: Source, encoder: Encoder, workers: int, skip_broken: bool, progress: bool
+) -> _Written:
+    counts: Counter[int] = Counter()
+    left_out: list[str] = []
+    bar = tqdm(total=len(source), unit="img", desc="write-dataset", disable=not progress, mininterval=0.5)
+    with bar, closing(_in_order(source, encoder, workers)) as futures:
+        for row, future in futures:
+            try:
+                encoded, target = future.result()
+            except UnreadableImageError as error:
+                if not skip_broken:
+                    raise DatasetError(
+                        f"{source.name(row)}: {error}; repair it, or pass --skip-broken to leave it out"
+                    ) from error
+                left_out.append(f"{source.name(row)}: {error}")
+            else:
+                if target < 0 or (source.classes and target >= len(source.classes)):
+                    raise DatasetError(f"{source.name(row)}: class {target} of {len(source.classes)} classes")
+                beton.append(encoded.image_field, encoded.payload, target)
+                counts[target] += 1
+            bar.update()
+    if not counts:
+        raise DatasetError(f"not one of the {len(source)} images can be read; the first: {left_out[:1]}")
+    classes = source.classes or [str(target) for target in range(max(counts) + 1)]
+    empty = [name for target, name in enumerate(classes) if not counts[target]]
+    if left_out and empty:
+        raise DatasetError(f"no readable image is left in class {', '.join(empty)}; the first left out: {left_out[0]}")
+    return _Written(counts.total(), classes, left_out)
+
+
+def _in_order(
+    source: Source, encoder: Encoder, workers: int
+) -> Generator[tuple[int, Future[tuple[Encoded, int]]], None, None]:
+    """Every row of the source with its encoding, in order; a bounded number of them in the works."""
+
+    def work(row: int) -> tuple[Encoded, int]:
+        image, target = source.sample(row)
+        return encoder.encode(image), target
+
+    waiting: deque[tuple[int, Future[tuple[Encoded, int]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fastlabel-write")
+    try:
+        for row in range(len(source)):
+            waiting.append((row, pool.submit(work, row)))
+            if len(waiting) >= workers * IN_FLIGHT_PER_WORKER:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_class_names(out: Path, classes: list[str], source: str) -> None:
+    text = json.dumps({"format": 1, "classes": classes, "source": source}, ensure_ascii=False, indent=1)
+    with whole_or_nothing(out.with_name(out.name + ".json"), replace=True) as handle:
+        handle.write(text.encode("utf-8") + b"\n")
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))

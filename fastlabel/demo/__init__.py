@@ -1,0 +1,1 @@
+"""`fastlabel demo`: from digits to students trained on soft labels."""

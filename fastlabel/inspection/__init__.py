@@ -1,0 +1,1 @@
+"""What a store holds: `inspect`, its figures and the contact sheet."""

@@ -1,0 +1,1 @@
+"""Is a store sound, and how is it made sound again: `verify` and `repair`."""

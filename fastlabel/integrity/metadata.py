@@ -1,0 +1,216 @@
+"""The metadata of a store under `verify`: every zarr.json and the sample ids, byte for byte."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlabel.digests import canonical_json, first_difference, ids_digest
+from fastlabel.errors import FastlabelError, StoreError
+from fastlabel.integrity.report import Finding
+from fastlabel.integrity.shard_reader import DamagedChunkError, decode_chunk
+from fastlabel.store import layout as nodes
+from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, NODE, SAMPLES, Node
+from fastlabel.store.manifest import Manifest, TeacherInfo, check_version
+from fastlabel.store.store import LabelStore
+from fastlabel.store.units import ARRAYS, UnitAddress
+
+
+@dataclass
+class Metadata:
+    """What could be read of a store's metadata, and what was found on the way.
+
+    Attributes:
+        nodes: by folder, every node that could be read, but for records.
+        manifest: with the teachers that could be read; None where that is none.
+        numbers: the number in the store of each of those teachers.
+        unread: the numbers of the others.
+        segments: sample ids of each segment, None where they are damaged.
+        known: paths within the store of all files that belong there.
+    """
+
+    path: Path
+    nodes: dict[str, Node] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    numbers: tuple[int, ...] = ()
+    unread: tuple[int, ...] = ()
+    segments: list[NDArray[np.int64] | None] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        names = self.nodes[""]["attributes"].get(CLASS_NAMES)
+        return tuple(map(str, names)) if isinstance(names, list) else None
+
+    def unit_ids(self, unit: UnitAddress) -> NDArray[np.int64] | None:
+        """Sample ids of a unit, or None where they are damaged."""
+        assert self.manifest is not None
+        for rows, ids in zip(self.manifest.segments, self.segments, strict=True):
+            if unit.sample_start in rows:
+                return None if ids is None else ids[unit.sample_start - rows.start : unit.sample_stop - rows.start]
+        return None
+
+    def error(self, file: str, problem: str, teacher: int | None = None) -> None:
+        self.findings.append(Finding("error", file, problem, teacher))
+
+    @contextmanager
+    def reporting(self, file: str, teacher: int | None = None) -> Iterator[None]:
+        """Errors of the block become findings about a file."""
+        try:
+            yield
+        except (FastlabelError, OSError) as error:
+            self.error(file, without_path(error, self.path / file), teacher)
+
+    def read(self, folder: str, teacher: int | None = None) -> None:
+        """Read the node of a folder into ``nodes``, once."""
+        file = node_file(folder)
+        if file in self.known:
+            return
+        self.known.add(file)
+        with self.reporting(file, teacher):
+            self.nodes[folder] = nodes.read_node(self.path / folder)
+            check_spelling(self.path / file, self.nodes[folder])
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read and check all metadata of a store, but for the records of units."""
+    found = Metadata(path)
+    found.read("")
+    if "" in found.nodes:
+        with found.reporting(NODE):
+            _read_manifests(found)
+    if found.manifest is not None:
+        _check_nodes(found, found.manifest)
+        found.segments = [_read_segment(found, number, found.manifest) for number in range(len(found.manifest.samples))]
+        _check_ids(found, found.manifest)
+    return found
+
+
+def node_file(folder: str) -> str:
+    return f"{folder}/{NODE}" if folder else NODE
+
+
+def check_spelling(path: Path, node: Node) -> None:
+    """StoreError unless a node's file says it in the very bytes that fastlabel writes."""
+    if path.read_bytes() != nodes.node_text(node).encode():
+        raise StoreError(f"{path} is damaged: its values are whole, but not spelled as fastlabel writes them")
+
+
+def without_path(error: Exception, path: Path) -> str:
+    """An error's text, for a finding that names the file itself."""
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error).removeprefix(f"{path} ")
+
+
+def _read_manifests(found: Metadata) -> None:
+    data = found.nodes[""]["attributes"].get(ATTRIBUTE)
+    if not isinstance(data, dict):
+        raise StoreError(f"has no attribute {ATTRIBUTE!r}: this is no label store")
+    check_version(data)
+    count = data.get("num_teachers")
+    if type(count) is not int or count < 1:
+        raise StoreError(f"names {count!r} teachers, expected a positive number")
+    infos = {}
+    for number in range(count):
+        found.read(str(number), number)
+        if str(number) in found.nodes:
+            with found.reporting(node_file(str(number)), number):
+                infos[number] = _teacher_info(found.nodes[str(number)])
+    found.unread = tuple(number for number in range(count) if number not in infos)
+    if infos:
+        found.manifest = Manifest.from_dict(data | {"num_teachers": len(infos), "teachers": list(infos.values())})
+        found.numbers = tuple(infos)
+
+
+def _teacher_info(node: Node) -> Any:
+    """The manifest of a teacher. StoreError unless all of it is known to this version."""
+    data = node["attributes"].get(ATTRIBUTE)
+    try:
+        known = TeacherInfo.from_dict(data).to_dict()
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise StoreError(f"is not the manifest of a teacher: {type(error).__name__}: {error}") from error
+    if canonical_json(data) != canonical_json(known):
+        where, has, needs = first_difference(data, known) or ("one value", "?", "?")
+        raise StoreError(f"has {where} = {has}; this version of fastlabel knows {needs} there")
+    return data
+
+
+def _check_nodes(found: Metadata, manifest: Manifest) -> None:
+    """Compare every node with the one that this version writes for the manifest."""
+    names = found.class_names
+    if names is not None and len(names) != manifest.dataset.num_classes:
+        found.error(NODE, f"has {len(names)} class names for {manifest.dataset.num_classes} classes")
+    for place, wanted in expected_nodes(manifest, names).items():
+        top, _, rest = place.partition("/")
+        teacher = found.numbers[int(top)] if top.isdecimal() else None
+        folder = place if teacher is None else f"{teacher}/{rest}".rstrip("/")
+        found.read(folder, teacher)
+        if folder in found.nodes:
+            _check_node(found, folder, wanted, teacher, is_label_array=rest in ARRAYS)
+
+
+def _check_node(found: Metadata, folder: str, wanted: Node, teacher: int | None, is_label_array: bool) -> None:
+    one, other = nodes.bare_node(found.nodes[folder]), nodes.bare_node(wanted)
+    shape, least = one.get("shape"), other.get("shape")
+    if is_label_array and shape != least and least is not None and _covers(shape, least):
+        problem = f"has the shape {shape}, of which the manifest uses {least}: a run that was to grow it was cut short"
+        found.findings.append(Finding("note", node_file(folder), problem, teacher))
+        one["shape"] = least
+    if folder == "":
+        # The manifest at hand counts only the teachers that could be read.
+        other["attributes"][ATTRIBUTE] = one["attributes"][ATTRIBUTE]
+    if canonical_json(one) != canonical_json(other):
+        where, has, needs = first_difference(one, other) or ("one value", "?", "?")
+        found.error(node_file(folder), f"has {where} = {has}; this version of fastlabel writes {needs}", teacher)
+
+
+def _covers(shape: Any, least: list[int]) -> bool:
+    return (
+        isinstance(shape, list)
+        and len(shape) == len(least)
+        and all(type(has) is int and has >= needs for has, needs in zip(shape, least, strict=True))
+    )
+
+
+@lru_cache(maxsize=4)
+def expected_nodes(manifest: Manifest, class_names: tuple[str, ...] | None) -> dict[str, Node]:
+    """By folder, all nodes that a store of that manifest has besides records, as this version writes them."""
+    with tempfile.TemporaryDirectory(prefix="fastlabel-") as folder:
+        root = Path(folder)
+        segments = [np.zeros(segment.count, np.int64) for segment in manifest.samples]
+        LabelStore.create_at(root, manifest, segments, class_names)
+        folders = sorted(path.parent for path in root.rglob(NODE))
+        return {"" if at == root else str(at.relative_to(root)): nodes.read_node(at) for at in folders}
+
+
+def _read_segment(found: Metadata, number: int, manifest: Manifest) -> NDArray[np.int64] | None:
+    file, segment = f"{SAMPLES}/{number}/c/0", manifest.samples[number]
+    found.known.add(file)
+    try:
+        data = np.frombuffer((found.path / file).read_bytes(), np.uint8)
+        ids: NDArray[np.int64] = decode_chunk(data, (segment.count,), np.dtype("<i8"))
+        if ids_digest(ids) != segment.digest:
+            raise DamagedChunkError("its sample ids do not have the digest that the manifest gives")
+    except (OSError, DamagedChunkError) as error:
+        found.error(file, without_path(error, found.path / file))
+        return None
+    return ids
+
+
+def _check_ids(found: Metadata, manifest: Manifest) -> None:
+    held = [ids for ids in found.segments if ids is not None]
+    ids = np.sort(np.concatenate(held)) if held else np.zeros(0, np.int64)
+    if len(ids) and ((ids[1:] == ids[:-1]).any() or ids[0] < 0 or ids[-1] >= manifest.dataset.num_samples):
+        found.error(SAMPLES, "the sample ids repeat, or leave the dataset")

@@ -1,0 +1,1 @@
+"""Making the labels of a store: units, forward passes, `cache_labels`."""

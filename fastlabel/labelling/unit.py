@@ -1,0 +1,100 @@
+"""Labelling one unit: every image decoded once for several views, every teacher on the same crops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlabel.images.loader import ImageLoader
+from fastlabel.labelling.forward import CanonicalBatches, StartedLabels, TeacherForward
+from fastlabel.labels.topk import TopKLabels
+from fastlabel.store.manifest import DECODE_VIEWS
+from fastlabel.store.store import LabelStore, compressed_bytes, empty_labels
+from fastlabel.store.units import UnitAddress
+
+Item = TypeVar("Item")
+
+
+def label_unit(
+    store: LabelStore,
+    unit: UnitAddress,
+    images: ImageLoader,
+    forwards: list[TeacherForward],
+    teachers: list[int],
+    advance: Callable[[int], Any],
+) -> None:
+    """Label one unit by some of the store's teachers, whose numbers are ``teachers``, and commit it for each.
+
+    ``advance`` is told of the crops as they are done.
+    """
+    ids = store.unit_ids(unit)
+    labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
+    for first in range(unit.view_start, unit.view_stop, DECODE_VIEWS):
+        views = range(first, min(first + DECODE_VIEWS, unit.view_stop))
+        # Closed even where an error keeps it: its thread decodes until then.
+        with closing(_start(images, forwards, ids, views)) as batches:
+            for batch in one_behind(batches):
+                for arrays, encoded in zip(labels, batch.finish(forwards), strict=True):
+                    _store_rows(arrays, batch.view - unit.view_start, batch.rows, encoded)
+                advance(len(batch.ids))
+    sizes = images.beton.heights[ids], images.beton.widths[ids]
+    boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
+    for teacher, arrays in zip(teachers, labels, strict=True):
+        store.write(unit, teacher, arrays, boxes)
+
+
+@dataclass(frozen=True)
+class _Started:
+    """One canonical batch of a view, whose labels every teacher has begun to make."""
+
+    view: int
+    ids: NDArray[np.int64]
+    rows: slice
+    labels: list[StartedLabels]
+
+    def finish(self, forwards: list[TeacherForward]) -> list[TopKLabels]:
+        pairs = zip(forwards, self.labels, strict=True)
+        return [forward.finish(labels, self.ids, self.view) for forward, labels in pairs]
+
+
+def _start(
+    images: ImageLoader, forwards: list[TeacherForward], ids: NDArray[np.int64], views: range
+) -> Generator[_Started, None, None]:
+    batches = CanonicalBatches(len(views), forwards[0].batch, images.policy.size, images.device)
+    with images.epoch(ids, views) as epoch:
+        for stage_VBHWC, batch_ids, start in batches.regroup(epoch):
+            rows = slice(start, start + len(batch_ids))
+            for view, stage_BHWC in zip(views, stage_VBHWC, strict=True):
+                labels = [forward.start(stage_BHWC, len(batch_ids)) for forward in forwards]
+                yield _Started(view, batch_ids, rows, labels)
+
+
+def one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each after the next one was made: so that a GPU has work while the labels before it are stored."""
+    waiting: list[Item] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, labels: TopKLabels) -> None:
+    for name in arrays:
+        arrays[name][view, rows] = getattr(labels, name).numpy()
+
+
+def try_labelling(
+    images: ImageLoader, forwards: list[TeacherForward], ids: NDArray[np.int64], views: range
+) -> tuple[float, int]:
+    """Label some samples into nowhere: seconds, and bytes of the labels when compressed."""
+    started, compressed = time.monotonic(), 0
+    with closing(_start(images, forwards, ids, views)) as batches:
+        for batch in one_behind(batches):
+            compressed += sum(map(compressed_bytes, batch.finish(forwards)))
+    return time.monotonic() - started, compressed

@@ -1,0 +1,116 @@
+"""Losses of a student against stored labels."""
+
+from __future__ import annotations
+
+from torch import Tensor, float32, float64, full
+
+from fastlabel.errors import InputError
+from fastlabel.kernels import soft_cross_entropy as _op
+from fastlabel.labels.sparse import SparseLabels
+from fastlabel.labels.topk import PlaneLabels, TopKLabels
+
+SoftLabels = TopKLabels | SparseLabels
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    labels: SoftLabels,
+    label_temperature: float = 1.0,
+    student_temperature: float = 1.0,
+    reduction: str = "mean",
+    *,
+    targets: Tensor | None = None,
+    target_weight: Tensor | float | None = None,
+    second: SoftLabels | None = None,
+    mix: Tensor | float | None = None,
+    temperature_squared: bool = False,
+    divergence: str = "cross-entropy",
+) -> Tensor:
+    """Cross-entropy in nats of logits [B, C] against B soft labels, differentiable once, in the logits.
+
+    Equals `F.cross_entropy(logits / student_temperature, labels.dense(label_temperature))` without the dense target.
+    With other arguments the target is
+
+        (1 - target_weight) * (mix * labels + (1 - mix) * second) + target_weight * one_hot(targets).
+
+    Args:
+        logits: float32, bfloat16 or float16, computed in float32; or float64.
+        labels: of a store, or SparseLabels, which were tempered when they were made.
+        label_temperature: divides the teacher's logits. Alone, it is the setting of the soft-label papers.
+        student_temperature: divides the student's logits, for all parts of the target.
+        reduction: "mean" or "sum" over the batch, or "none": one loss per row.
+        targets, target_weight: hard labels, int64 [B], and their share, a number or floating [B].
+        second, mix: the second labels of Mixup or CutMix, and the share of the first, a number or floating [B].
+        temperature_squared: multiply by student_temperature ** 2. With both temperatures equal this is Hinton's
+            distillation (2015), whose gradient keeps its size as they grow.
+        divergence: "cross-entropy", or "kl", which is less by the entropy of the whole target: the same gradient.
+
+    Under torch.compile a number (a share, a temperature) that changes from step to step compiles the step again; a
+    tensor does not, so give shares that change as tensors.
+
+    The result for a label that lists a class twice is undefined (see SparseLabels).
+
+    Raises InputError when arguments do not fit together, or on another value of an option. Ids out of range (a class
+    of a label, a target) are an error on the CPU; on a GPU, which would have to wait, the loss of that row is NaN.
+    """
+    _check_labels("labels", labels, logits)
+    if second is not None:
+        _check_labels("second", second, logits)
+        if isinstance(second, SparseLabels) != isinstance(labels, SparseLabels):
+            raise InputError(
+                f"labels are {type(labels).__name__} and second {type(second).__name__}; "
+                "make both sparse: labels.sparse(temperature)"
+            )
+    try:
+        target = _op.Target(
+            _tensors(labels),
+            label_temperature,
+            None if second is None else _tensors(second),
+            _per_row("mix", mix, logits),
+            targets,
+            _per_row("target_weight", target_weight, logits),
+        )
+        return _op.soft_cross_entropy(
+            logits,
+            target,
+            student_temperature,
+            reduction,
+            temperature_squared=temperature_squared,
+            divergence=divergence,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
+def _tensors(labels: SoftLabels) -> _op.Labels:
+    """As the op takes them; rows of a plane are gathered there."""
+    if isinstance(labels, SparseLabels):
+        return _op.Labels(labels.classes, labels.probs, labels.rest)
+    if isinstance(labels, PlaneLabels):
+        return _op.Labels(labels.source.classes, labels.source.codes, labels.source.tail, labels.rows)
+    return _op.Labels(labels.classes, labels.codes, labels.tail)
+
+
+def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor | None:
+    """A share of each row, from one number or one for each; only logits get a gradient."""
+    if isinstance(share, Tensor):
+        if share.requires_grad:
+            raise InputError(f"{name} requires a gradient, which only logits get; give {name}.detach()")
+        return share.expand(len(logits)) if share.ndim == 0 else share
+    if share is None:
+        return None
+    if not 0 <= share <= 1:
+        raise InputError(f"{name} is {share}, expected 0 to 1")
+    dtype = float64 if logits.dtype == float64 else float32
+    return full(logits.shape[:1], float(share), dtype=dtype, device=logits.device)
+
+
+def _check_labels(name: str, labels: SoftLabels, logits: Tensor) -> None:
+    if logits.shape != (len(labels), labels.num_classes):
+        raise InputError(
+            f"logits have shape {tuple(logits.shape)}, expected {(len(labels), labels.num_classes)} as {name}"
+        )
+    if logits.device != labels.device:
+        raise InputError(f"logits are on {logits.device} and {name} on {labels.device}; move one with .to()")
+    if isinstance(labels, SparseLabels) and (labels.probs.requires_grad or labels.rest.requires_grad):
+        raise InputError(f"{name} require a gradient, which only logits get; detach their probs and rest")

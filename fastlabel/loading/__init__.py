@@ -1,0 +1,1 @@
+"""Batches of crops with their labels, epoch by epoch."""

@@ -1,0 +1,1 @@
+"""The label store, a Zarr v3 group: the only folder that imports zarr."""

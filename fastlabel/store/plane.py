@@ -1,0 +1,115 @@
+"""LabelPlane: the labels of all samples of a store under one view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fastlabel.errors import InputError, MissingLabelsError
+from fastlabel.labels.topk import PlaneLabels, TopKLabels, concatenate
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPlane:
+    """The labels of all samples of a store under one view: ``plane[ids]`` gives ``TopKLabels``.
+
+    Attributes:
+        labels: of the store's N samples, in the order in which they came into the store.
+        rows: int32, the row of each sample of the dataset file, -1 where it is not labelled; None where all are, in
+            the order of their ids.
+        num_samples: samples in the dataset file.
+    """
+
+    labels: TopKLabels
+    rows: Tensor | None
+    num_samples: int
+
+    @classmethod
+    def from_numpy(
+        cls, parts: Mapping[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
+    ) -> LabelPlane:
+        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to ``ids``, in any order."""
+        names = ("classes", "codes", "tail")
+        classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in names)
+        labels = TopKLabels(classes, codes, tail, num_classes)
+        if len(ids) == num_samples and bool((ids[1:] > ids[:-1]).all()):
+            return cls(labels, None, num_samples)
+        rows = np.full(num_samples, -1, np.int32)
+        rows[ids] = np.arange(len(ids), dtype=np.int32)
+        return cls(labels, torch.from_numpy(rows), num_samples)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.labels.classes, self.labels.codes, self.labels.tail)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def to(self, device: str | torch.device) -> LabelPlane:
+        """The same labels on another device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        return LabelPlane(self.labels.to(device), rows, self.num_samples)
+
+    def __getitem__(self, ids: ArrayLike | Tensor) -> TopKLabels:
+        """Labels of B samples by their index in the dataset file, int64 [B], on the plane's device.
+
+        Raises:
+            InputError: ids are not integers, or one is outside of the dataset file.
+            MissingLabelsError: a sample has no labels in this store.
+        """
+        index = torch.as_tensor(ids)
+        if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
+            raise InputError(f"sample ids have dtype {index.dtype}, expected integers; of a mask, give its nonzero ids")
+        index = index.to(self.labels.device, torch.int64)
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
+            raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
+        if self.rows is not None and bool((missing := self.rows[index] < 0).any()):
+            raise MissingLabelsError(
+                f"sample {int(index[missing][0])} is not labelled in this store, which holds {len(self)} of "
+                f"{self.num_samples} samples"
+            )
+        return self.take(index)
+
+    def take(self, index_B: Tensor) -> TopKLabels:
+        """As ``plane[ids]`` for int64 ids on its device that are known to be labelled: a GPU need not wait.
+
+        Labels are gathered when they are read; the loss reads them out of the plane.
+        """
+        return PlaneLabels(self.labels, index_B if self.rows is None else self.rows[index_B].to(torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneStack:
+    """The planes of M views of the same samples as one source of labels.
+
+    Attributes:
+        labels: of M * N rows: row m * N + n is row n of plane m.
+        rows: as in ``LabelPlane``, of the first plane.
+        num_views: M.
+    """
+
+    labels: TopKLabels
+    rows: Tensor | None
+    num_views: int
+
+    @classmethod
+    def of(cls, planes: Sequence[LabelPlane]) -> PlaneStack:
+        """Planes of one store and teacher, on one device; a single one is not copied."""
+        first = planes[0]
+        labels = first.labels if len(planes) == 1 else concatenate([plane.labels for plane in planes])
+        return cls(labels, first.rows, len(planes))
+
+    def take(self, index_B: Tensor) -> TopKLabels:
+        """B * M labels, the M of a sample next to each other, of int64 ids as ``LabelPlane.take`` has them."""
+        rows = index_B if self.rows is None else self.rows[index_B].to(torch.int64)
+        if self.num_views > 1:
+            starts = torch.arange(self.num_views, device=rows.device) * (len(self.labels) // self.num_views)
+            rows = (rows[:, None] + starts).flatten()
+        return PlaneLabels(self.labels, rows)

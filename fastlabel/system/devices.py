@@ -1,0 +1,22 @@
+"""The device that a run computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from fastlabel.errors import InputError
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU. Raises InputError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}: give auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"the device {name} is not supported: give auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here: give the device cpu")
+    return device

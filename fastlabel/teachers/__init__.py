@@ -1,0 +1,1 @@
+"""What can label: checkpoints, pretrained networks, state dicts, programs, ensembles."""

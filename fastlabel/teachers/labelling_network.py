@@ -1,0 +1,92 @@
+"""A teacher as one network: crops of any size in, the logits of its labels out, at its own precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastlabel.errors import InputError, TeacherError
+from fastlabel.models.classifier import ModelSpec
+from fastlabel.teachers.precision import teacher_precision
+from fastlabel.teachers.teacher import Teacher
+
+ENSEMBLES = ("mean-logits", "mean-probs")
+
+
+class LabellingNetwork(nn.Module):
+    """Crops of 0 to 255 [B, 3, S, S] to logits float32 [B, C] over the classes of the teacher's labels.
+
+    Crops of another size than the teacher's are resized on the device: antialiased bilinear, not rounded. A teacher
+    of one batch size takes others in batches of that size, the last one filled up with black.
+    """
+
+    columns: Tensor | None
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self._model, self._teacher = teacher.model, teacher
+        chosen = None if teacher.keeps_classes or teacher.class_map is None else torch.tensor(teacher.class_map)
+        self.register_buffer("columns", chosen, persistent=False)
+        self.eval()
+
+    def forward(self, images_B3SS: Tensor) -> Tensor:
+        """Logits of B crops. TeacherError for logits of another shape than [B, the teacher's classes]."""
+        spec, teacher = self._teacher.model.spec, self._teacher
+        with teacher_precision(images_B3SS.device.type, teacher.precision, teacher.tf32):
+            images = resized(images_B3SS, spec.size)
+            logits = self._model(images) if teacher.fixed_batch is None else self._in_batches(images)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(images), spec.num_classes):
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
+            raise TeacherError(
+                f"teacher {teacher.name} gives logits of {found}, expected ({len(images)}, {spec.num_classes})"
+            )
+        logits = logits.float()
+        return logits if self.columns is None else logits[:, self.columns]
+
+    def _in_batches(self, images: Tensor) -> Tensor:
+        size = self._teacher.fixed_batch
+        assert size is not None
+        parts = []
+        for part in images.split(size):
+            filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
+            parts.append(self._model(filled)[: len(part)])
+        return torch.cat(parts)
+
+
+class Ensemble(nn.Module):
+    """Several teachers as one: crops of 0 to 255 [B, 3, S, S] to the combined logits float32 [B, C].
+
+    "mean-logits" is the mean of their logits; "mean-probs" the log of the mean of their probabilities. `spec` counts
+    the classes, and says that the images come as they are: each member normalises and resizes for itself.
+    """
+
+    def __init__(self, rule: str, members: Sequence[nn.Module], num_classes: int, size: int) -> None:
+        super().__init__()
+        if rule not in ENSEMBLES:
+            raise InputError(f"unknown ensemble {rule!r}: known are {', '.join(ENSEMBLES)}")
+        self.rule, self.members = rule, nn.ModuleList(members)
+        self.spec = ModelSpec("ensemble", num_classes, size, (0.0,) * 3, (1.0,) * 3)
+
+    def forward(self, images_B3SS: Tensor) -> Tensor:
+        """The combined logits of B crops."""
+        logits_MBC = torch.stack([member(images_B3SS) for member in self.members])
+        if self.rule == "mean-logits":
+            return logits_MBC.mean(dim=0)
+        logs = torch.log_softmax(logits_MBC.double(), dim=2)
+        return (torch.logsumexp(logs, dim=0) - math.log(len(self.members))).float()
+
+
+def resized(images_B3SS: Tensor, size: int) -> Tensor:
+    """Images of `size` pixels: the same ones where they have that size, else float32, antialiased bilinear."""
+    if images_B3SS.shape[-1] == size and images_B3SS.shape[-2] == size:
+        return images_B3SS
+    return F.interpolate(images_B3SS.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

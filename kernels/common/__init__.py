@@ -1,0 +1,1 @@
+"""Helpers that several ops share; not ops themselves."""

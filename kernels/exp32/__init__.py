@@ -1,1 +1,0 @@
-"""exp in float32, as instructions that LLVM can vectorise: for use inside other Numba kernels."""

@@ -1,1 +1,0 @@
-"""One row of labels as class ids and weights: for use inside other Numba kernels."""
