@@ -19,6 +19,7 @@ from fastlabel.images.decode_whole import decode_whole
 from fastlabel.images.loader import ImageBatch, ImageLoader
 from fastlabel.images.staging import Staging
 from fastlabel.kernels.resized_crop import bad_boxes, resized_crops
+from fastlabel.system.streams import receive
 from fastlabel.views import ViewPolicy
 
 PART_BYTES = 64 << 20  # of whole images that go up at once
@@ -61,11 +62,7 @@ class DeviceBatch(ImageBatch):
 
     def received(self) -> DeviceBatch:
         """This batch, for the current stream of the calling thread: its work waits for the crops, this thread not."""
-        if self.ready is not None:
-            stream = torch.cuda.current_stream(self.images.device)
-            stream.wait_event(self.ready)
-            # Else the memory of a batch that was let go of would be used again while that stream still reads it.
-            self.images.record_stream(stream)
+        receive(self.ready, [self.images])
         return self
 
 

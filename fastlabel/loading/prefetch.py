@@ -12,8 +12,10 @@ import torch
 from fastlabel.dataset.beton import Beton
 from fastlabel.store.plane import LabelPlane, PlaneStack
 from fastlabel.store.store import LabelStore
+from fastlabel.system.streams import mark, receive
 
 KEEP_PLANES_BYTES = 256 << 20
+_Made = tuple[PlaneStack, Any]  # and the event after it on the stream of the thread that reads ahead
 
 
 class PlanePrefetcher:
@@ -32,7 +34,7 @@ class PlanePrefetcher:
         self._group = unit if fit >= 2 * unit else 1
         self._keep = max(2, fit // self._group)
         self._pending: OrderedDict[int, Future[list[LabelPlane]]] = OrderedDict()
-        self._next: tuple[tuple[int, ...], Future[PlaneStack]] | None = None
+        self._next: tuple[tuple[int, ...], Future[_Made]] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fastlabel-planes")
 
     def prefetch(self, views: Sequence[int]) -> None:
@@ -48,13 +50,19 @@ class PlanePrefetcher:
         known, self._next = self._next, None
         # A view that was not there when it was read ahead may be by now: a run may be labelling it.
         if known is None or known[0] != tuple(views) or _failed(known[1]):
-            return self._start(views).result()
-        return known[1].result()
+            known = (tuple(views), self._start(views))
+        stack, made = known[1].result()
+        receive(made, stack.tensors)
+        return stack
 
-    def _start(self, views: Sequence[int]) -> Future[PlaneStack]:
+    def _start(self, views: Sequence[int]) -> Future[_Made]:
         reads = [(self._read_ahead(view // self._group), view % self._group) for view in views]
         # One thread takes one task after another: the reads are done before it joins them.
-        return self._pool.submit(lambda: PlaneStack.of([read.result()[at] for read, at in reads]))
+        return self._pool.submit(self._join, reads)
+
+    def _join(self, reads: Sequence[tuple[Future[list[LabelPlane]], int]]) -> _Made:
+        stack = PlaneStack.of([read.result()[at] for read, at in reads])
+        return stack, mark(self._device)
 
     def _read_ahead(self, group: int) -> Future[list[LabelPlane]]:
         known = self._pending.get(group)

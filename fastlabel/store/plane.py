@@ -106,6 +106,12 @@ class PlaneStack:
         labels = first.labels if len(planes) == 1 else concatenate([plane.labels for plane in planes])
         return cls(labels, first.rows, len(planes))
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that hold the labels and, where there are rows, these."""
+        tensors = [self.labels.classes, self.labels.codes, self.labels.tail]
+        return tensors if self.rows is None else [*tensors, self.rows]
+
     def take(self, index_B: Tensor) -> TopKLabels:
         """B * M labels, the M of a sample next to each other, of int64 ids as ``LabelPlane.take`` has them."""
         rows = index_B if self.rows is None else self.rows[index_B].to(torch.int64)
