@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fastlabel.errors import FastlabelError
+from fastlabel.system.allocator import keep_freed_memory
 
 # OpenMP threads that spin while they wait take the cores from the threads that decode; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -31,6 +32,8 @@ COMMANDS = {
     "study": ("fastlabel.cli.study", "The experiments of arXiv 2406.10485, from a label cache."),
     "demo": ("fastlabel.cli.demo", "From digits to students trained on soft labels, in minutes."),
 }
+# These run networks or train them, on the CPU where there is no GPU. `verify` does with a teacher only.
+COMPUTING = {"train-teacher", "cache-labels", "train-student", "repair", "bench", "study", "demo"}
 INTERRUPTED = 130  # what shells report for SIGINT
 
 
@@ -72,8 +75,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fastlabel", prog_name="fastlabel")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
     """Soft labels, computed once: write images, train a teacher, cache its labels, train students."""
+    if ctx.invoked_subcommand in COMPUTING:
+        keep_freed_memory()
 
 
 def _fail(ctx: click.Context, error: BaseException, message: str, exit_code: int) -> None:

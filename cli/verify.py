@@ -57,7 +57,10 @@ def command(
     with 1 when something is wrong; each finding is a line that begins with error or note.
     """
     from fastlabel.integrity.verify import verify_store
+    from fastlabel.system.allocator import keep_freed_memory
 
+    if teachers:
+        keep_freed_memory()
     report = verify_store(store, data, teachers, progress=True, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
