@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastlabel.cli.teacher_options import take_teachers, teacher_options
+from fastlabel.system.progress import duration
 
 if TYPE_CHECKING:
     from fastlabel.labelling.cache import CacheReport
@@ -96,20 +97,12 @@ def _describe(report: CacheReport) -> str:
     if report.dry_run:
         return (
             f"dry run: {report.store} would hold {what}: about {report.bytes_on_disk:,} bytes in {report.units} units, "
-            f"about {_duration(report.seconds)} to label what is missing here"
+            f"about {duration(report.seconds)} to label what is missing here"
         )
     if not report.crops_done:
         return f"{report.store} is complete: {what}; {report.bytes_on_disk:,} bytes"
     rate = report.crops_done / max(report.seconds, 1e-9)
     return (
-        f"{report.store}: {what}; labelled {report.crops_done:,} crops in {_duration(report.seconds)} "
+        f"{report.store}: {what}; labelled {report.crops_done:,} crops in {duration(report.seconds)} "
         f"({rate:,.0f} crops/s), {report.bytes_on_disk:,} bytes"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

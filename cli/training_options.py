@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
-from tqdm import tqdm
 
+from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import Result
 from fastlabel.train.recipes import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
@@ -79,22 +78,20 @@ class ProgressBar:
     """One bar over all steps of a run on stderr, and a line for every epoch that was evaluated."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._bar = Progress("train", 0, "steps", shown=False)
         self._epochs = 0
 
     def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def start(self, step: int, epochs: int, steps_per_epoch: int) -> None:
         """Training goes on after `step` steps."""
-        if self._bar is not None:  # of an expert before this one
-            self._bar.close()
+        self._bar.close()  # of an expert before this one
         self._epochs = epochs
-        self._bar = tqdm(total=epochs * steps_per_epoch, initial=step, unit="step", file=sys.stderr, leave=False)
+        self._bar = Progress("train", epochs * steps_per_epoch, "steps", done=step)
 
     def step(self, images: int) -> None:
         """One more batch is done."""
@@ -102,11 +99,10 @@ class ProgressBar:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is done."""
-        self._bar.set_postfix_str(f"{metrics['images_per_second']:.0f} images/s", refresh=False)
+        self._bar.note(f"{metrics['images_per_second']:.0f} images/s")
         if "val_accuracy" in metrics:
-            self._bar.write(
+            self._bar.message(
                 f"epoch {metrics['epoch']}/{self._epochs}  loss {metrics['train_loss']:.4f}  "
                 f"val loss {metrics['val_loss']:.4f}  val top-1 {metrics['val_accuracy']:.2%}  "
-                f"{metrics['images_per_second']:.0f} images/s",
-                file=sys.stderr,
+                f"{metrics['images_per_second']:.0f} images/s"
             )

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fastlabel.dataset import ffcv_api as ffcv
 from fastlabel.errors import DatasetError
+from fastlabel.system.progress import Progress
 
 IMAGE_FIELD, LABEL_FIELD = "image", "label"
 HASH_CHUNK = 256  # samples hashed per task
@@ -133,7 +133,7 @@ class Beton:
         with ThreadPoolExecutor() as pool:
             chunks: Iterable[bytes] = pool.map(self._hash_payloads, starts)
             # Small files are done before a bar would be of use.
-            for chunk in tqdm(chunks, "fingerprint", len(starts), disable=not progress, delay=2):
+            for chunk in Progress("fingerprint", len(starts), "chunks", shown=progress, delay=2).over(chunks):
                 total.update(chunk)
         return total.hexdigest()
 

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fastlabel.dataset.beton_writer import BetonFile
 from fastlabel.dataset.encode import Encoded, Encoder
 from fastlabel.dataset.image_files import UnreadableImageError
 from fastlabel.dataset.sources import Source, open_source
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.system.partial import whole_or_nothing
+from fastlabel.system.progress import Progress
 
 IN_FLIGHT_PER_WORKER = 4  # bounds the memory: encoded images waiting for their turn
 
@@ -96,7 +95,7 @@ def _write_samples(
 ) -> _Written:
     counts: Counter[int] = Counter()
     left_out: list[str] = []
-    bar = tqdm(total=len(source), unit="img", desc="write-dataset", disable=not progress, mininterval=0.5)
+    bar = Progress("write-dataset", len(source), "images", shown=progress)
     with bar, closing(_in_order(source, encoder, workers)) as futures:
         for row, future in futures:
             try:

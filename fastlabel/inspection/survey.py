@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.inspection.statistics import LabelStatistics, LabelSummary
@@ -15,6 +14,7 @@ from fastlabel.sampling import random_order
 from fastlabel.store.manifest import TeacherInfo
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
+from fastlabel.system.progress import Progress
 
 SAMPLED_VIEWS = 8
 READ_BYTES = 64 << 20
@@ -40,7 +40,7 @@ class LabelSurvey:
             class_of_target(self.info, num_targets),
         )
         shares, sampled_views = _choose(chunks, samples, seed)
-        with tqdm(total=sum(count for _, count in shares), desc="labels", disable=not self._progress, delay=2) as bar:
+        with Progress("inspect", sum(count for _, count in shares), "labels", shown=self._progress, delay=2) as bar:
             for unit, views, counts in self._runs(shares):
                 for view, count, labels in zip(
                     views, counts, self.store.unit_labels(unit, views, self.teacher), strict=True

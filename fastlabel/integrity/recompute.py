@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import first_difference
@@ -21,6 +20,7 @@ from fastlabel.integrity.units import UnitState, open_shard
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.store import units as commit
 from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.system.progress import Progress
 from fastlabel.teachers.recorded import Source, find_teachers
 from fastlabel.teachers.teacher import Teacher
 
@@ -102,7 +102,8 @@ def check_labels(
         mine = [state for state in units if state.teacher == number and state.sound]
         check = _TeacherCheck(metadata, index, beton, teacher, device, tolerate_rounding)
         batches = _choose(mine, info.forward_batch, samples, seed)
-        for state, view, start in tqdm(batches, f"recompute {info.name}", unit="batch", disable=not progress):
+        bar = Progress(f"recompute {info.name}", len(batches), "batches", shown=progress)
+        for state, view, start in bar.over(batches):
             check.batch(state, view, start)
         done = check.done(number, batches)
         total.labels, total.rounded = total.labels + done.labels, total.rounded + done.rounded

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import ManifestMismatchError, StoreError
@@ -31,6 +30,7 @@ from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
 from fastlabel.system.atomic_files import fsync
 from fastlabel.system.devices import pick_device
+from fastlabel.system.progress import Progress
 from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.recorded import Source, find_teachers
 from fastlabel.teachers.teacher import Teacher
@@ -180,7 +180,7 @@ class _Repair:
         )
         forwards = {number: TeacherForward(found[number], infos[number], device) for number in found}
         crops = sum(state.unit.shape[0] * state.unit.shape[1] for state in todo)
-        with tqdm(total=crops, desc="repair", unit="crop", unit_scale=True, disable=not self._progress) as bar:
+        with Progress("repair", crops, "crops", shown=self._progress) as bar:
             for state in todo:
                 if stop is not None:
                     stop.check("what is repaired is kept; give the same command again to go on")

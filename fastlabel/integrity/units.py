@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from fastlabel.digests import ids_digest
 from fastlabel.errors import StoreError
 from fastlabel.integrity.metadata import Metadata, check_spelling, without_path
@@ -17,6 +15,7 @@ from fastlabel.integrity.shard_reader import DamagedChunkError, Shard
 from fastlabel.store import units as commit
 from fastlabel.store.layout import NODE, UNITS, columns
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
+from fastlabel.system.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def check_units(metadata: Metadata, num_workers: int = 0, progress: bool = False
     # Reading, hashing and Blosc leave the interpreter's lock.
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         checked = pool.map(check, places)
-        return list(tqdm(checked, "verify", len(places), unit="unit", disable=not progress))
+        return list(Progress("verify", len(places), "units", shown=progress).over(checked))
 
 
 def _ids_digest(metadata: Metadata, unit: UnitAddress) -> str | None:

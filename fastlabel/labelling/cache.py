@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import first_difference, ids_digest
@@ -28,6 +27,7 @@ from fastlabel.store.manifest import DECODE_VIEWS, DatasetInfo, Manifest, Segmen
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
 from fastlabel.system.devices import pick_device
+from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.spec import AnyTeacher, describe, load_teachers
@@ -224,14 +224,13 @@ def _label(
     patience = nullcontext() if stop is None else stop.deferred()
     with (
         patience,
-        tqdm(
-            total=crops - others,
-            initial=crops - missing,
-            desc="cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
-            unit="crop",
-            unit_scale=True,
-            position=ranks.local_rank,
-            disable=not progress,
+        Progress(
+            "cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
+            crops - others,
+            "crops",
+            done=crops - missing,
+            shown=progress,
+            row=ranks.local_rank,
         ) as bar,
     ):
         for unit, lacking in share:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from fastlabel.errors import InputError, StoreError
 from fastlabel.store import units as commit
 from fastlabel.store.manifest import Manifest
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
 from fastlabel.system.atomic_files import appearing
+from fastlabel.system.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _copy_units(
     units = list(commit.addresses(manifest))
     copy = LabelStore.open(folder)
     copied = nbytes = 0
-    with tqdm(total=len(units) * len(numbers), desc="copy", unit="unit", disable=not progress) as bar:
+    with Progress("copy", len(units) * len(numbers), "units", shown=progress) as bar:
         for target, teacher in enumerate(numbers):
             for unit in units:
                 record = store.record(unit, teacher)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fastlabel.digests import first_difference
 from fastlabel.errors import InputError
@@ -30,6 +29,7 @@ from fastlabel.studies.results import Row, Rows
 from fastlabel.studies.study import Ids, Study
 from fastlabel.studies.training import Fit, evaluate, hard_loss, soft_loss
 from fastlabel.system.host import hardware, versions
+from fastlabel.system.progress import Progress
 from fastlabel.train.checkpoint import write_atomically
 from fastlabel.train.common import seeded
 
@@ -83,15 +83,9 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     todo = [(cell, repeat) for cell in cells for repeat in range(config.repeats)]
     missing = [(cell, repeat) for cell, repeat in todo if _key(cell, repeat) not in found]
     chosen = _prepare(study, bench, missing, progress) if missing else []
-    with tqdm(
-        total=sum(map(len, chosen)) * config.recipe.epochs,
-        desc=study.name,
-        unit="img",
-        unit_scale=True,
-        disable=not progress,
-    ) as bar:
+    with Progress(study.name, sum(map(len, chosen)) * config.recipe.epochs, "images", shown=progress) as bar:
         for number, ((cell, repeat), ids) in enumerate(zip(missing, chosen, strict=True)):
-            bar.set_postfix_str(f"student {number + 1}/{len(missing)}", refresh=False)
+            bar.note(f"student {number + 1} of {len(missing)}")
             result = _student(study, bench, cell, repeat, ids, bar.update)
             _append(out, cell, repeat, result)
             found[_key(cell, repeat)] = result
