@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fastlabel import SparseLabels, TopKCodec, label_ops
 from fastlabel.errors import InputError
 from fastlabel.kernels.view_boxes.reference import draw as philox_words
+from fastlabel.labels.ops import structure
 from tests.labels.sparse_cases import WEIGHTS, assert_stands_for, dense_rows, from_numpy, listed_in_order, sparse_labels
 
 some = settings(max_examples=60, deadline=None)
@@ -175,7 +176,7 @@ def test_smoothed_like(labels):
 def test_smoothing_reaches_every_entropy(num_classes):
     highest = math.log(num_classes)
     wanted = torch.tensor([0.0, 1e-30, 1e-9, 1e-3, 0.1, highest / 2, highest], dtype=torch.float64)
-    t = label_ops.structure._smoothing_of_entropy(wanted, num_classes)
+    t = structure._smoothing_of_entropy(wanted, num_classes)
     found = torch.special.entr(1 - t) + (num_classes - 1) * torch.special.entr(t / (num_classes - 1))
     torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-15)
     assert t[0] == 0 and bool((t[1:].diff() > 0).all())

@@ -235,7 +235,7 @@ def test_a_copy_while_a_run_labels_and_grows_the_source(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from fastlabel import commit
+from fastlabel.store import units as commit
 from fastlabel.store.copy import copy_store
 import shutil
 copied, original = [], shutil.copyfile

@@ -19,6 +19,7 @@ import torch
 from fastlabel import LabelStore, ViewPolicy, cache_labels
 from fastlabel.dataset.beton import Beton
 from fastlabel.dataset.write import write_dataset
+from fastlabel.digests import ids_digest
 from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.models.classifier import Classifier, ModelSpec
@@ -153,7 +154,7 @@ def test_more_classes_than_16_bits_count(tmp_path: Path) -> None:
         golden.manifest,
         dataset=replace(golden.manifest.dataset, num_classes=codec.num_classes),
         num_views=1,
-        samples=(manifest.Segment(len(golden.ids), manifest.ids_digest(golden.ids)),),
+        samples=(manifest.Segment(len(golden.ids), ids_digest(golden.ids)),),
         teachers=(replace(golden.manifest.teachers[0], codec=codec),),
     )
     store = LabelStore.create(path, wide, [golden.ids])

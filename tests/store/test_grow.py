@@ -421,7 +421,7 @@ def dead_pid() -> int:
 HOLD = """
 import sys, time
 from pathlib import Path
-from fastlabel import commit
+from fastlabel.store import units as commit
 with commit.writing(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
