@@ -26,7 +26,8 @@ _RECIPE = [
     click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
     click.option("--warmup", type=float, default=0.0, show_default=True, help="Epochs of linear warmup."),
     click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Of hard labels."),
-    click.option("--amp", is_flag=True, help="Train in bfloat16 (CUDA)."),
+    click.option("--amp/--no-amp", default=None, help="Train and evaluate in bfloat16.  [default: on CUDA]"),
+    click.option("--compile", is_flag=True, help="Train the network as torch.compile makes it."),
 ]
 _RUN = [
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."),

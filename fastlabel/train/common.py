@@ -72,9 +72,14 @@ def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:
 
 
 def make_evaluator(
-    val: Beton, training: ViewPolicy, workers: int, group: Group, class_map: Sequence[int] | None = None
+    val: Beton,
+    training: ViewPolicy,
+    workers: int,
+    group: Group,
+    amp: bool = False,
+    class_map: Sequence[int] | None = None,
 ) -> Evaluator:
-    """An evaluator over all images of `val`, shared among the ranks.
+    """An evaluator over all images of `val`, shared among the ranks, in the precision of training.
 
     `class_map` gives the model's class of each class of `val`; None where they are the same.
     """
@@ -82,6 +87,7 @@ def make_evaluator(
         val,
         None,
         batch_size=EVALUATION_BATCH * group.size,
+        device=group.device,
         policy=evaluation_policy(training, val),
         num_workers=group.workers(workers),
         shuffle=False,
@@ -89,7 +95,7 @@ def make_evaluator(
         rank=group.ranks.rank,
         world_size=group.size,
     )
-    return Evaluator(loader, group.device, group)
+    return Evaluator(loader, group.device, group, amp)
 
 
 def prepare(model: Classifier, sync_batch_norm: bool, group: Group) -> Classifier:

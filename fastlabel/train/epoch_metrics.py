@@ -42,19 +42,22 @@ class Tally:
         """What the epoch took so far, without the time between an interruption and its resumption."""
         return self._seconds + time.perf_counter() - self._began
 
+    @property
+    def full(self) -> bool:
+        """Whether it is time to `settle`."""
+        return len(self._open) >= STEPS_BETWEEN_CHECKS
+
     def add(self, losses_B: Tensor, logits_BC: Tensor, targets_B: Tensor) -> None:
-        """Count one batch. Raises FastlabelError, within 50 steps, when a loss is not finite."""
+        """Count one batch."""
         self.images += len(losses_B)
         self._open.append((losses_B.double().sum(), (logits_BC.argmax(dim=1) == targets_B).sum()))
-        if len(self._open) == STEPS_BETWEEN_CHECKS:
-            self._settle()
 
     def metrics(self, group: Group) -> dict[str, float]:
         """`train_loss` in nats and `train_accuracy` as a share of 1, of each crop when it was trained on.
 
         With `seconds` and `images_per_second` of the epoch. Over all ranks.
         """
-        self._settle()
+        self.settle()
         seconds = self.seconds
         loss_sum, hits, images = group.sum([self._loss_sum, self._hits, self.images])
         if images == 0:
@@ -68,7 +71,7 @@ class Tally:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
-        self._settle()
+        self.settle()
         return {
             "images": self.images,
             "steps": self._steps,
@@ -85,7 +88,8 @@ class Tally:
         self._hits = sum(state["hits"] for state in states)
         self._seconds = states[0]["seconds"]
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Read what was added since, waiting for the device. FastlabelError for a loss that is not finite."""
         if not self._open:
             return
         losses = torch.stack([loss for loss, _ in self._open]).tolist()

@@ -19,14 +19,20 @@ class Evaluator:
     """Evaluates on the same images again and again; images of up to 256 MiB in all are decoded only once.
 
     `batches` gives the whole set each time that it is iterated, or this rank's share where `group` has several.
+    `amp` evaluates in bfloat16, as a network that was trained so is used.
     """
 
     def __init__(
-        self, batches: Iterable[Batch], device: str | torch.device = "cpu", group: Group | None = None
+        self,
+        batches: Iterable[Batch],
+        device: str | torch.device = "cpu",
+        group: Group | None = None,
+        amp: bool = False,
     ) -> None:
         self._batches = batches
         self._device = torch.device(device)
         self._group = group or Group()
+        self._amp = amp
         self._cache: list[tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, model: nn.Module, between: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -42,7 +48,8 @@ class Evaluator:
             model.train(training)
 
     def _evaluate(self, model: nn.Module, between: Callable[[], None]) -> dict[str, float]:
-        sums = torch.zeros(4, dtype=torch.float64)
+        # On the device: nothing is read, and waited for, before the last batch.
+        sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         for images, targets in self._images():
             if len(targets):
                 sums += self._sums(model, images.to(self._device), targets.to(self._device))
@@ -54,12 +61,14 @@ class Evaluator:
 
     @torch.inference_mode()
     def _sums(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """Of one batch: losses, hits, hits among the five best, and images; float64 [4] on the CPU."""
-        logits_BC = model(images).float()
+        """Of one batch: losses, hits, hits among the five best, and images; float64 [4]."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._amp):
+            logits_BC = model(images)
+        logits_BC = logits_BC.float()
         top = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices == targets[:, None]
         losses = F.cross_entropy(logits_BC, targets, reduction="none")
-        sums = [losses.double().sum(), top[:, 0].sum().double(), top.sum().double()]
-        return torch.tensor([*torch.stack(sums).tolist(), len(targets)], dtype=torch.float64)
+        count = torch.full((), len(targets), dtype=torch.float64, device=self._device)
+        return torch.stack([losses.double().sum(), top[:, 0].sum().double(), top.sum().double(), count])
 
     def _images(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._cache is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -18,14 +18,13 @@ from fastlabel.models.classifier import Classifier
 from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
+from fastlabel.train.interruptions import Interruptions
 from fastlabel.train.objectives import Batch, PerSampleLoss
 from fastlabel.train.process_group import Group, lost_ranks
 from fastlabel.train.rank_state import restore_rank, snapshot
-from fastlabel.train.recipes import Recipe, set_lr
+from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
 from fastlabel.train.run_folder import Run
 
-SECONDS_BETWEEN_SAVES = 60.0
-SHARE_OF_SAVES = 0.05  # of the time, at most, where a save takes long
 _TIMINGS = ("seconds", "images_per_second")
 
 
@@ -90,12 +89,10 @@ class Trainer:
             raise InputError(
                 f"keep-every must be at least 0 and eval-every at least 1, not {self.keep_every} and {self.eval_every}"
             )
-        if self.recipe.amp and self.device.type != "cuda":
-            raise InputError(f"amp trains in bfloat16 on CUDA devices: leave it off on {self.device}")
+        self.recipe = self.recipe.on(self.device)
         self.model.to(self.device)
         self.optimizer = self.recipe.make_optimizer(self.model.parameters())
-        self._saved_at, self._pause = time.monotonic(), SECONDS_BETWEEN_SAVES
-        self._stop = StopRequest()
+        self._interruptions = Interruptions(self.group)
 
     def fit(self, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the last epoch; the metrics of every epoch.
@@ -105,15 +102,23 @@ class Trainer:
         the step in hand saved, after a SIGINT or SIGTERM.
         """
         last = self.group.on_first(partial(self.run.begin, resume))
-        with _stop_requests() as self._stop:
+        with _stop_requests() as self._interruptions.stop, fastest_convolutions(self.device):
             tally = self._restore(last)
-            self.network = self.group.wrap(self.model)
+            self.network = self._trained_network()
             if self.reporter is not None:
                 done = (tally.epoch - 1) * len(self.loader) + tally.steps
                 self.reporter.start(done, self.recipe.epochs, len(self.loader))
             for epoch in range(tally.epoch, self.recipe.epochs + 1):
                 self._run_epoch(tally if epoch == tally.epoch else Tally(epoch))
         return self.group.on_first(self.run.metrics)
+
+    def _trained_network(self) -> torch.nn.Module:
+        network = self.group.wrap(self.model)
+        if not self.recipe.compile:
+            return network
+        # The last batch of an epoch is a shape of its own, compiled once: not a reason to compile for any size.
+        compiled: torch.nn.Module = torch.compile(network, dynamic=False)
+        return compiled
 
     def _run_epoch(self, tally: Tally) -> None:
         self._train_epoch(tally)
@@ -142,7 +147,11 @@ class Trainer:
             tally.add(losses_B, logits_BC, batch.targets)
             if self.reporter is not None:
                 self.reporter.step(self.loader.samples_in(tally.steps - 1))
-            self._between(tally)
+            # All ranks have got here before one waits for its GPU, which waits for the gradients of all.
+            waits = tally.full or tally.steps == len(self.loader)
+            self._between(tally, at_once=waits)
+            if waits:
+                tally.settle()
 
     def _step(self, batch: Batch, tally: Tally) -> tuple[Tensor, Tensor]:
         set_lr(self.optimizer, self.recipe.lr_at((tally.epoch - 1) * len(self.loader) + tally.steps, len(self.loader)))
@@ -150,10 +159,9 @@ class Trainer:
         empty = not len(batch.targets)
         images = batch.images.new_zeros((1, *batch.images.shape[1:])) if empty else batch.images
         with lost_ranks():
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.amp):
+            with self.recipe.autocast(self.device):
                 logits_BC = self.network(images)
-            logits_BC = logits_BC.float()
-            losses_B = logits_BC.sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
+            losses_B = logits_BC.float().sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
             self.optimizer.zero_grad(set_to_none=True)
             self._mean(losses_B, tally.steps).backward()
         self.optimizer.step()
@@ -166,15 +174,14 @@ class Trainer:
             return losses_B.mean()
         return losses_B.sum() * (self.group.size / self.loader.samples_in(step))
 
-    def _between(self, tally: Tally) -> None:
+    def _between(self, tally: Tally, at_once: bool = False) -> None:
         """Between two steps: save when it is time, stop when that was asked for, on all ranks alike."""
-        due = self.group.first and time.monotonic() - self._saved_at > self._pause
-        signum, save = self.group.largest(self._stop.signum or 0, int(due))
+        signum, save = self._interruptions.asked(at_once)
         if signum or save:
             self._save(tally.epoch - 1, {}, tally)
         if signum:
-            self._stop.signum = signum
-            self._stop.check(
+            self._interruptions.stop.signum = signum
+            self._interruptions.stop.check(
                 f"saved after step {tally.steps} of epoch {tally.epoch} in {self.run.path}; "
                 "go on with the same command and --resume"
             )
@@ -185,8 +192,8 @@ class Trainer:
         kept = self._due(epoch, self.keep_every)
         if kept and self.group.first:
             save_checkpoint(epoch_path(self.run.path, epoch), self.model, epoch=epoch, metrics=metrics)
-        due = self.group.first and time.monotonic() - self._saved_at > self._pause
-        if kept or self._due(epoch, self.eval_every) or self.group.largest(int(due))[0]:
+        due = kept or self._due(epoch, self.eval_every)
+        if due or self.group.largest(int(self._interruptions.save_is_due))[0]:
             self._save(epoch, metrics, None)
 
     def _save(self, epoch: int, metrics: Mapping[str, Any], tally: Tally | None) -> None:
@@ -197,8 +204,7 @@ class Trainer:
             extra = {"optimizer": self.optimizer.state_dict(), "loader": self.loader.state_dict(), "ranks": ranks}
             extra["config"] = dict(self.run.identity)
             save_checkpoint(self.run.path / "last.pt", self.model, epoch=epoch, metrics=metrics, extra=extra)
-        self._saved_at = time.monotonic()
-        self._pause = max(SECONDS_BETWEEN_SAVES, (self._saved_at - began) / SHARE_OF_SAVES)
+        self._interruptions.saved(time.monotonic() - began)
 
     def _restore(self, last: dict[str, Any] | None) -> Tally:
         """Take up the last state saved; the tally of the epoch to go on with."""
@@ -207,7 +213,7 @@ class Trainer:
                 save_checkpoint(epoch_path(self.run.path, 0), self.model, epoch=0, metrics={})
             return Tally(1)
         self.model.load_state_dict(last["state"])
-        self.optimizer.load_state_dict(last["optimizer"])
+        load_optimizer(self.optimizer, last["optimizer"])
         self.loader.load_state_dict(last["loader"])
         tally = Tally(last["epoch"] + 1)
         restore_rank(last["ranks"], self.group, tally)
@@ -219,3 +225,14 @@ def _stop_requests() -> AbstractContextManager[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         return nullcontext(StopRequest())
     return stop_requests("finishing the step in hand; once more interrupts at once")
+
+
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN time its algorithms on each shape of batch while inside: those of training come again and again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -29,14 +29,14 @@ class Batch(Protocol):
 
 
 PerSampleLoss = Callable[[Tensor, Batch], Tensor]
-"""(student logits [B, C], batch) -> losses [B] in nats."""
+"""(student logits [B, C] in the network's own precision, batch) -> losses float32 [B] in nats."""
 
 
 def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
     """Cross entropy with the class of each image."""
 
     def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(logits_BC, batch.targets, label_smoothing=label_smoothing, reduction="none")
+        return F.cross_entropy(logits_BC.float(), batch.targets, label_smoothing=label_smoothing, reduction="none")
 
     return per_sample_loss
 
@@ -63,6 +63,6 @@ def online_loss(teacher: nn.Module, label_temperature: float = 1.0, student_temp
     def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad(), full_precision(batch.images.device.type):
             probs_BC = torch.softmax(teacher(batch.images).float() / label_temperature, dim=1)
-        return F.cross_entropy(logits_BC / student_temperature, probs_BC, reduction="none")
+        return F.cross_entropy(logits_BC.float() / student_temperature, probs_BC, reduction="none")
 
     return per_sample_loss

@@ -56,7 +56,12 @@ class Group:
         """The model as it is trained: its gradients are averaged over the ranks."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # `share_buffers` does it where they are used
+            gradient_as_bucket_view=True,
+        )
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers of rank 0: the running statistics of batch norm."""

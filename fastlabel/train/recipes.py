@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ DEFAULT_LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
 @dataclass(frozen=True)
 class Recipe:
     """How to train. `warmup` is in epochs; `lr` None means the optimizer's default.
+
+    `amp` computes convolutions and products in bfloat16; None means on CUDA devices, see `on`. `compile` trains the
+    network as torch.compile makes it.
 
     `step` multiplies the rate by `step_factor` after each `step_fraction` of all steps; `onecycle` rises from
     lr/25 during the first 30 % of the steps and falls to lr/10000, both along a cosine. Raises InputError for
@@ -38,7 +41,8 @@ class Recipe:
     step_factor: float = 0.3
     step_fraction: float = 0.25
     label_smoothing: float = 0.0
-    amp: bool = False
+    amp: bool | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -80,16 +84,28 @@ class Recipe:
         """The inverse of `to_dict`."""
         return cls(**values)
 
+    def on(self, device: torch.device) -> Recipe:
+        """The recipe as it is on a device: with `amp` decided."""
+        return self if self.amp is not None else replace(self, amp=device.type == "cuda")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of the network, for training and evaluation alike."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(self.on(device).amp))
+
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`; set its learning rate with `set_lr` before each step."""
+        parameters = list(parameters)
+        # One kernel for all parameters; on the CPU torch's own choice, whose bits earlier runs have.
+        fused = True if parameters and all(parameter.is_cuda for parameter in parameters) else None
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.peak_lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(parameters, lr=self.peak_lr, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(
             parameters,
             lr=self.peak_lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov and self.momentum > 0,
+            fused=fused,
         )
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
@@ -117,6 +133,15 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from a saved state, which may be of another kind of device: how steps are computed stays this one's."""
+    groups = [
+        {**saved, "fused": ours["fused"]}
+        for saved, ours in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.ND
 
 
 def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Result:
-    device, recipe = group.device, config.recipe
+    device, recipe = group.device, config.recipe.on(group.device)
+    config = replace(config, recipe=recipe)
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
     check_same_classes(data, val)
     teacher = _teacher(config, store)
@@ -152,7 +153,7 @@ def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Re
             model=model,
             loader=loader,
             loss=loss,
-            evaluate=make_evaluator(val, store.views, config.workers, group, class_map),
+            evaluate=make_evaluator(val, store.views, config.workers, group, bool(recipe.amp), class_map),
             recipe=recipe,
             run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
             device=device,

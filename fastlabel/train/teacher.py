@@ -72,7 +72,7 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
 
 
 def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Result:
-    device, recipe = group.device, config.recipe
+    device, recipe = group.device, config.recipe.on(group.device)
     data, val = Beton.open(config.data), Beton.open(config.val)
     check_same_classes(data, val)
     policy = _view_policy(config, data)
@@ -108,7 +108,7 @@ def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Re
             model=model,
             loader=loader,
             loss=hard_loss(recipe.label_smoothing),
-            evaluate=make_evaluator(val, policy, config.workers, group),
+            evaluate=make_evaluator(val, policy, config.workers, group, bool(recipe.amp)),
             recipe=recipe,
             run=Run(Path(config.out), identity, config.to_dict()),
             device=device,

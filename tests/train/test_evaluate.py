@@ -43,3 +43,11 @@ def test_images_are_decoded_once_when_they_fit(monkeypatch):
 def test_no_images_is_an_error():
     with pytest.raises(InputError, match="no images"):
         Evaluator([])(Classifier(SPEC))
+
+
+def test_amp_evaluates_in_the_precision_of_training():
+    loader, model, dtypes = MemoryLoader(classes=7), Classifier(SPEC), []
+    model.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    exact, rough = (Evaluator(loader, amp=amp)(model) for amp in (False, True))
+    assert set(dtypes[:3]) == {torch.float32} and set(dtypes[3:]) == {torch.bfloat16}
+    assert rough != exact and rough["val_loss"] == pytest.approx(exact["val_loss"], rel=0.02)

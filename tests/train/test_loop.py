@@ -10,6 +10,7 @@ from fastlabel.models.weights import read_checkpoint
 from fastlabel.system.devices import pick_device
 from fastlabel.teachers.teacher import load_teacher
 from fastlabel.train import epoch_metrics as tally
+from fastlabel.train.loop import fastest_convolutions
 from fastlabel.train.objectives import cached_loss, hard_loss
 from fastlabel.train.recipes import Recipe
 
@@ -177,12 +178,53 @@ def test_progress_is_reported(tmp_path, make_trainer):
     assert events == [("start", 0, 1, 3), ("step", 16), ("step", 16), ("step", 8), ("epoch", 1)]
 
 
+def test_bfloat16_learns_about_as_float32_does(tmp_path, make_trainer):
+    """On the CPU as well, where it is not the default; the loss gets the network's own logits."""
+    dtypes = set()
+
+    def loss(logits, batch):
+        dtypes.add(logits.dtype)
+        return cached_loss()(logits, batch)
+
+    exact, rough = (
+        make_trainer(tmp_path / str(amp), loss=loss, recipe=Recipe(epochs=3, batch_size=16, lr=0.05, amp=amp))
+        for amp in (None, True)
+    )
+    assert (exact.recipe.amp, rough.recipe.amp) == (False, True)
+    one, other = exact.fit(), rough.fit()
+    assert dtypes == {torch.float32, torch.bfloat16}
+    assert untimed(one) != untimed(other)
+    assert other[-1]["train_loss"] == pytest.approx(one[-1]["train_loss"], rel=0.02)
+    assert {tensor.dtype for tensor in rough.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_network_trains_as_it_is(tmp_path, make_trainer):
+    """With a last batch of another size, to checkpoints that load like any other."""
+    plain, compiled = (
+        make_trainer(tmp_path / str(made), recipe=Recipe(epochs=2, batch_size=16, lr=0.05, compile=made))
+        for made in (False, True)
+    )
+    for line, wanted in zip(untimed(compiled.fit()), untimed(plain.fit()), strict=True):
+        assert line == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+    assert isinstance(compiled.network, torch._dynamo.eval_frame.OptimizedModule)
+    names = [read_checkpoint(tmp_path / made / "epoch-002.pt")["state"].keys() for made in ("True", "False")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_cudnn_times_its_algorithms_while_training_alone(kind):
+    before = torch.backends.cudnn.benchmark
+    with fastest_convolutions(torch.device(kind)):
+        assert torch.backends.cudnn.benchmark == (before or kind == "cuda")
+    assert torch.backends.cudnn.benchmark == before
+
+
 @pytest.mark.parametrize("options", [{"keep_every": -1}, {"eval_every": 0}])
 def test_options_that_cannot_be_used_touch_nothing(tmp_path, make_trainer, options):
     with pytest.raises(InputError):
         make_trainer(tmp_path / "run", **options)
-    with pytest.raises(InputError, match="amp"):
-        make_trainer(tmp_path / "run", recipe=Recipe(epochs=1, amp=True))
     assert list(tmp_path.iterdir()) == []
 
 

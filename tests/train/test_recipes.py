@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastlabel.errors import InputError
-from fastlabel.train.recipes import Recipe, set_lr
+from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
 
 
 def rates(steps_per_epoch=10, **options):
@@ -91,3 +91,25 @@ def test_round_trip():
 def test_values_that_cannot_be_used_are_named(change):
     with pytest.raises(InputError, match=next(iter(change))):
         Recipe(**{"epochs": 4, **change})
+
+
+def test_bfloat16_is_the_default_of_cuda_alone():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [Recipe(1).on(device).amp for device in (cpu, cuda)] == [False, True]
+    for amp in (False, True):
+        assert [Recipe(1, amp=amp).on(device).amp for device in (cpu, cuda)] == [amp, amp]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_of_another_kind_of_device_keeps_how_this_one_steps(name):
+    """A run of a GPU, whose optimizer is fused, goes on where it is not."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    recipe = Recipe(1, optimizer=name)
+    theirs, ours = recipe.make_optimizer([parameter]), recipe.make_optimizer([parameter])
+    theirs.param_groups[0]["fused"] = True
+    parameter.sum().backward()
+    theirs.step()
+    load_optimizer(ours, theirs.state_dict())
+    assert ours.param_groups[0]["fused"] is None and theirs.param_groups[0]["fused"] is True
+    assert ours.state_dict()["state"].keys() == theirs.state_dict()["state"].keys() != set()
+    ours.step()

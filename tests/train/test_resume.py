@@ -21,7 +21,7 @@ from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError, Interrupted
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.models.weights import read_checkpoint
-from fastlabel.train import StudentConfig, loop, train_student
+from fastlabel.train import StudentConfig, interruptions, train_student
 from fastlabel.train.recipes import Recipe
 from tests.stores import make_teacher
 
@@ -84,8 +84,8 @@ def trainer(make_trainer):
 
 
 def test_every_step_can_be_the_last_before_a_crash(tmp_path, trainer, monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
-    monkeypatch.setattr(loop, "SHARE_OF_SAVES", 1e9)
+    monkeypatch.setattr(interruptions, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(interruptions, "SHARE_OF_SAVES", 1e9)
     trainer(tmp_path / "whole").fit()
     wanted = content(tmp_path / "whole")
     for steps in range(6):
@@ -102,8 +102,8 @@ def test_every_step_can_be_the_last_before_a_crash(tmp_path, trainer, monkeypatc
 
 def test_crashes_one_after_another(tmp_path, trainer, monkeypatch):
     trainer(tmp_path / "whole").fit()
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
-    monkeypatch.setattr(loop, "SHARE_OF_SAVES", 1e9)
+    monkeypatch.setattr(interruptions, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(interruptions, "SHARE_OF_SAVES", 1e9)
     for _ in range(5):
         with pytest.raises(Crash):
             trainer(tmp_path / "run", loader=Crashing(1)).fit(resume=True)
@@ -199,8 +199,8 @@ def arguments(data, out):
 def start(data, out, every):
     """The command in a process of its own, which saves every so many seconds."""
     script = (
-        "from fastlabel.train import loop\n"
-        f"loop.SECONDS_BETWEEN_SAVES = {every}\n"
+        "from fastlabel.train import interruptions\n"
+        f"interruptions.SECONDS_BETWEEN_SAVES = {every}\n"
         "from fastlabel.cli.main import main\n"
         "main()\n"
     )

@@ -19,7 +19,7 @@ from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.weights import read_checkpoint
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.teacher import load_teacher
-from fastlabel.train import Recipe, StudentConfig, TeacherConfig, loop, train_student, train_teacher
+from fastlabel.train import Recipe, StudentConfig, TeacherConfig, interruptions, train_student, train_teacher
 from fastlabel.train.common import evaluation_policy
 from fastlabel.train.objectives import cached_loss, online_loss
 from fastlabel.train.student import default_eval_every, student_ids
@@ -185,8 +185,8 @@ def test_students_on_two_views_of_an_image(data, tmp_path, labels, monkeypatch):
     assert whole.accuracy > 0.4
     run = json.loads((tmp_path / "whole" / "config.json").read_text())["run"]
     assert (run["views_per_image"], run["images"]) == (2, 48)
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
-    monkeypatch.setattr(loop, "SHARE_OF_SAVES", 1e9)
+    monkeypatch.setattr(interruptions, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(interruptions, "SHARE_OF_SAVES", 1e9)
 
     crops = []
 
