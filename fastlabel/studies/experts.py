@@ -213,7 +213,7 @@ def _train_epoch(
     loss = fit.epoch(epoch)
     check_finite(loss, epoch)
     seconds = time.monotonic() - began
-    accuracy = evaluate(trunk(model), test, model.spec.num_classes, config.recipe.amp)
+    accuracy = evaluate(trunk(model), test, model.spec.num_classes, bool(config.recipe.amp))
     metrics = {
         "epoch": epoch + 1,
         "train_loss": float(loss),

@@ -216,7 +216,7 @@ def _student(
     augment = SiameseAugmentation.from_name(config.augment)
     Fit(network, train.images, loss, config.recipe, augment, seed, advance).run()
     trained = time.monotonic()
-    accuracy = evaluate(network, test, bench.num_classes, config.recipe.amp)
+    accuracy = evaluate(network, test, bench.num_classes, bool(config.recipe.amp))
     return {
         "accuracy": accuracy.top1,
         "loss": accuracy.loss,

@@ -89,7 +89,7 @@ class Fit:
 
     def _step(self, rows: Tensor, random: Generator) -> Tensor:
         images = self.augment(self.images[rows], random)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.recipe.amp):
+        with self.recipe.autocast(images.device):
             logits = self.network(images)
         loss = self.loss(logits.float(), rows)
         self.optimizer.zero_grad(set_to_none=True)

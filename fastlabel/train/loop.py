@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -117,8 +117,7 @@ class Trainer:
         if not self.recipe.compile:
             return network
         # The last batch of an epoch is a shape of its own, compiled once: not a reason to compile for any size.
-        compiled: torch.nn.Module = torch.compile(network, dynamic=False)
-        return compiled
+        return cast(torch.nn.Module, torch.compile(network, dynamic=False))
 
     def _run_epoch(self, tally: Tally) -> None:
         self._train_epoch(tally)
