@@ -46,10 +46,10 @@ collect_ffcv() { # into $1, from the environment of $PYTHON
     mv "$1"/ffcv/_libffcv.*.so "$1/ffcv/_libffcv.so"
 }
 
-# All that ffcv's compiled part and we load of the system's, but the C and C++ runtimes; TBB is the one of the package.
+# All that ffcv's compiled part and we load of the system's, but zlib and the C and C++ runtimes; TBB is the one of the package.
 collect_libraries() { # into $2, for the packages in $1
     ldd "$1/ffcv/_libffcv.so" | awk '$3 ~ /^\// {print $3}' |
-        grep -vE '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libtbb)\.so' |
+        grep -vE '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libz|libtbb)\.so' |
         while read -r library; do cp -L "$library" "$2"; done
     ln -s libturbojpeg.so.0 "$2/libturbojpeg.so" # the name that ctypes.util.find_library looks for
     ln -s "../site/$(cd "$1" && ls -d tbb-*.data/data/lib/libtbb.so.12)" "$2/libtbb.so.12"

@@ -92,18 +92,21 @@ def test_cpu_equals_the_reference(arguments: Arguments) -> None:
 
 
 # Interpreted, a crop takes some 0.1 s.
+@pytest.mark.triton
 @settings(deadline=None, max_examples=15)
 @given(arguments=batches(largest=12, size=35, images=2, views=2))
 def test_triton_equals_the_reference(triton_device: str, arguments: Arguments) -> None:
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments).flatten(0, 1))
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("number", range(len(sample_inputs())))
 def test_triton_equals_the_reference_on_the_samples(triton_device: str, number: int) -> None:
     arguments = sample_inputs()[number]
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments).flatten(0, 1))
 
 
+@pytest.mark.triton
 def test_triton_takes_sizes_beyond_one_block(triton_device: str) -> None:
     """130 outputs of an axis are two programs of weights; the tiles of a crop then end in the middle of it."""
     pixels, image = torch.arange(3 * 6, dtype=torch.uint8), torch.tensor([0])
@@ -113,6 +116,7 @@ def test_triton_takes_sizes_beyond_one_block(triton_device: str) -> None:
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments)[0])
 
 
+@pytest.mark.triton
 def test_triton_reads_black_outside_of_an_image(triton_device: str) -> None:
     """As the reference does, although the op refuses it: nothing beyond the image is read, whatever the box."""
     pixels, offsets, heights, widths, boxes, size = sample_inputs()[0]
@@ -123,6 +127,7 @@ def test_triton_reads_black_outside_of_an_image(triton_device: str) -> None:
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments)[:, 0])
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_normalised_crops_are_what_a_model_computes(triton_device: str, dtype: torch.dtype) -> None:
     """To the bit, as convert, normalise and cast; on the CPU by the op, and by the Triton kernel."""

@@ -172,11 +172,12 @@ def test_the_reference_equals_the_dense_loss(make_logits, p):
     torch.testing.assert_close(closed, gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.triton
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
 @settings(deadline=None, max_examples=25)
 @given(p=problems(SMALL), dtype=DTYPES, block=st.sampled_from([64, 512]))
 def test_triton_equals_the_dense_loss(make_logits, p, dtype, block):
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     logits, target, temperature = make_problem(make_logits, p)
     logits = logits.to(dtype)
@@ -259,7 +260,7 @@ numpy_is_quiet = pytest.mark.filterwarnings("ignore:(invalid value|divide by zer
 
 def backends():
     """Functions (logits, target) -> losses, gradient of their sum."""
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     def run(backend, logits, target):
         loss, stats = backend.forward(logits, target, 1.0)
@@ -269,7 +270,7 @@ def backends():
 
 
 @numpy_is_quiet
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=pytest.mark.triton)])
 @pytest.mark.parametrize("low", [-torch.inf, torch.finfo(torch.float32).min, -1e30, -1e9, -3e4])
 def test_a_low_listed_logit_does_not_cancel_the_rest(backend, low):
     # Class 0 is listed without weight: the others' sum is all less this one, which is much larger.
@@ -286,7 +287,7 @@ def test_a_low_listed_logit_does_not_cancel_the_rest(backend, low):
 
 
 @numpy_is_quiet
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=pytest.mark.triton)])
 def test_a_weight_on_an_impossible_class_costs_infinity(backend):
     coded = Labels(*encode_topk(torch.tensor([[3.0, 2.0, 0.0, 0.0]] * 3), 2))
     logits = torch.tensor([[-torch.inf, 5.0, 1.0, 2.0], [0.0, 1.0, -torch.inf, 2.0], [0.0, 1.0, 2.0, 3.0]])
@@ -301,7 +302,7 @@ def test_a_weight_on_an_impossible_class_costs_infinity(backend):
 
 
 @numpy_is_quiet
-@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=pytest.mark.triton)])
 @pytest.mark.parametrize("row", [[0.0, torch.nan, 1.0, 2.0], [-torch.inf] * 4, [0.0, torch.inf, 1.0, 2.0]])
 def test_what_is_no_distribution_gives_nan(backend, row):
     labels = Labels(*encode_topk(torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 2), 2))
@@ -448,10 +449,11 @@ def test_backward_on_the_cpu_stays_within_bounds(make_logits, form):
     assert torch.equal(gradient[4], expected[4])
 
 
+@pytest.mark.triton
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
 @pytest.mark.parametrize("label_temperature", [1e-46, 1e-30, 1e39])
 def test_extreme_label_temperatures_in_triton(make_logits, label_temperature):
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     labels, logits = make_labels(make_logits, "coded", "gaussian", 3, 10, 4, 0), make_logits("gaussian", 3, 10, 1)
     target = Target(labels, label_temperature)
@@ -461,9 +463,10 @@ def test_extreme_label_temperatures_in_triton(make_logits, label_temperature):
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("wrong", [0xFFFFFFFF, 1 << 31, 70001])
 def test_ids_of_32_bits_out_of_range(make_logits, wrong):
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     labels = make_labels(make_logits, "coded", "gaussian", 2, 70001, 3, 0)
     labels.classes.view(torch.int32)[0, 1] = wrong - (1 << 32 if wrong >= 1 << 31 else 0)
@@ -476,7 +479,7 @@ def test_ids_of_32_bits_out_of_range(make_logits, wrong):
 
 
 def test_what_triton_holds():
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     def listing(k):
         return Labels(torch.full((1, k), -1, dtype=torch.int32), torch.zeros(1, k), torch.zeros(1))
@@ -492,9 +495,9 @@ def test_what_triton_holds():
     assert triton.can_run(Target(listing(1024))) and not triton.can_run(Target(listing(1025)))
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", [pytest.param("triton", marks=pytest.mark.triton), "reference"])
 def test_ids_out_of_range_elsewhere_give_nan(make_logits, backend):
-    from fastlabel.kernels.soft_cross_entropy import triton
+    from tests.kernels import triton_loss as triton
 
     def run(logits, target):
         if backend == "reference":

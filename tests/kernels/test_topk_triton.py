@@ -19,6 +19,8 @@ from fastlabel.kernels.decode_topk import decode_topk_reference
 from fastlabel.kernels.encode_topk import encode_topk_reference
 from fastlabel.kernels.label_format import TAIL_MODELS, classes_dtype, widen
 
+pytestmark = pytest.mark.triton
+
 KINDS = ["gaussian", "extreme", "equal", "flat", "confident", "lonely", "ties", "holes"]
 
 
