@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastlabel.system.host import processor
+from fastlabel.system.host import package_versions, processor
 
-PACKAGES = ("fastlabel", "ffcv", "numba", "numpy", "torch", "torchvision", "zarr")
+PACKAGES = ("fastlabel", "ffcv", "numba", "numpy", "torch", "torchvision", "triton", "zarr")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": package_versions(*PACKAGES),
     }
 
 

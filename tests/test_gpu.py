@@ -141,7 +141,8 @@ def test_labelling_on_cuda_is_repeatable_and_near_the_cpus(photos: Path, make_st
     assert digests(once) == digests(again)
     for view in range(cpu.num_views):
         found = LabelStore.open(once).plane(view)[range(12)].dense()
-        assert (found - cpu.plane(view)[range(12)].dense()).abs().max() < 0.03
+        # A code that moves by one step of 1/8 nat moves a probability by at most tanh(1/16) / 2 = 0.0312.
+        assert (found - cpu.plane(view)[range(12)].dense()).abs().max() < 0.0315
     loader = SoftLabelLoader(photos, once, batch_size=5, device="cuda")
     for batch in loader:
         assert batch.labels is not None

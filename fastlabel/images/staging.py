@@ -56,6 +56,6 @@ class Staging:
         """An event after all that was put on the stream so far; None on the CPU."""
         if self._stream is None:
             return None
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # a thread that spins would take a core from the decoders
         event.record(self._stream)
         return event

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -28,7 +28,19 @@ def hardware(device: torch.device) -> str:
     return f"{os.cpu_count()} cores of {processor()}, no GPU"
 
 
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of packages by name; "not installed" for those that only lie on the path, as a checkout does."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def versions() -> str:
     """The date, and what ran."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("fastlabel", "torch", "numba", "zarr"))
+    packages = ", ".join(" ".join(pair) for pair in package_versions("fastlabel", "torch", "numba", "zarr").items())
     return f"{datetime.now(UTC).date().isoformat()}; Python {platform.python_version()}, {packages}"

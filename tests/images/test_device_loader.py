@@ -240,10 +240,10 @@ def test_memory_let_go_of_is_not_overwritten_while_it_is_read(beton: Beton) -> N
     """Sums of many batches, on a stream that is far behind: a batch's memory must wait for them."""
     ids = np.tile(np.arange(17), 40)
     wanted = crops(ImageLoader(beton, POLICIES[0], 16), ids, [0, 1]).long().sum().item()
-    total = torch.zeros((), dtype=torch.int64, device="cuda")
-    work = torch.randn(4096, 4096, device="cuda")
     loader = make_image_loader(beton, POLICIES[0], 16, 0, "cuda")
     with torch.cuda.stream(torch.cuda.Stream()), loader.epoch(ids, [0, 1]) as batches:
+        total = torch.zeros((), dtype=torch.int64, device="cuda")
+        work = torch.randn(4096, 4096, device="cuda")
         for batch in batches:
             assert isinstance(batch, DeviceBatch)
             for _ in range(20):

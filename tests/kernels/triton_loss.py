@@ -9,7 +9,9 @@ from torch.utils._pytree import tree_map_only
 
 from fastlabel.kernels.soft_cross_entropy import triton
 
-can_run = triton.can_run
+
+def __getattr__(name: str) -> Any:
+    return getattr(triton, name)
 
 
 def forward(*arguments: Any) -> Any:
