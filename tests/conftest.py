@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none here"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def module_leaves_no_setting_changed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a module whose own fixtures leave a setting of the process changed."""
+    from tests.process_state import guarded
+
+    with guarded(f"the module {request.node.nodeid} (or a fixture of it)"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def test_leaves_no_setting_changed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves threads, precision, environment, ... changed; seed the global random numbers before."""
+    from tests.process_state import guarded, seed_everything
+
+    seed_everything()
+    with guarded(request.node.nodeid):
+        yield
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from fastlabel.teachers.labelling_network import Ensemble, LabellingNetwork, res
 from fastlabel.teachers.precision import PRECISIONS, check_precision, full_precision, teacher_precision
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
+from tests.process_state import restored
 from tests.stores import digests, make_teacher
 
 CPU = torch.device("cpu")
@@ -135,15 +136,12 @@ def test_reduced_precision_differs_and_repeats_itself() -> None:
 def test_what_the_program_around_it_does_changes_nothing(precision: str) -> None:
     teacher = normed_teacher(precision=precision)
     wanted = logits(teacher, 32)
-    before = torch.get_float32_matmul_precision()
-    try:
+    with restored():
         torch.set_float32_matmul_precision("medium")
         for enabled in (True, False):
             with torch.autocast("cpu", dtype=torch.float16, enabled=enabled):
                 assert torch.equal(logits(teacher, 32), wanted)
         assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def test_settings_inside_and_after() -> None:
