@@ -12,26 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastlabel.studies.registry import MODULES, find_study
+from fastlabel.studies.registry import STUDIES, find_study
 
 if TYPE_CHECKING:
     from fastlabel.studies.study import Axis, Study
 
-NAMES = ("experts", *MODULES)
+COMMANDS = {"experts": "Train experts on hard labels, images in memory; a checkpoint after every epoch."} | STUDIES
 
 
 class Studies(click.Group):
     """Makes the command of a study from its axes, when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(NAMES)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "experts":
             return experts_command
-        if cmd_name not in NAMES:
-            return None
-        return _command_of(find_study(cmd_name))
+        return _command_of(find_study(cmd_name)) if cmd_name in STUDIES else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.command("study", cls=Studies)
@@ -124,12 +126,12 @@ def _command_of(study: Study) -> click.Command:
         _run(study, as_json, options)
 
     function: Any = _files(run)
-    function.__doc__ = f"{study.summary}\n\nOUT gets results.jsonl, results.csv, report.md and figure.png."
+    text = f"{STUDIES[study.name]}\n\nOUT gets results.jsonl, results.csv, report.md and figure.png."
     for option in reversed([*_STUDENTS, *_RUN]):
         function = option(function)
     for axis in reversed(study.axes):
         function = _axis_option(axis)(function)
-    return click.command(study.name, help=function.__doc__, short_help=study.summary)(function)
+    return click.command(study.name, help=text)(function)
 
 
 def _parameter(axis: Axis) -> str:

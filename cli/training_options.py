@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fastlabel.system.progress import Progress
-from fastlabel.system.ranks import Ranks
-from fastlabel.train.common import Result
-from fastlabel.train.recipes import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
+from fastlabel.train.choices import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES
+
+if TYPE_CHECKING:
+    from fastlabel.train import Recipe, Result
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -57,12 +58,16 @@ def run_options(command: Command) -> Command:
 
 def take_recipe(options: dict[str, Any]) -> Recipe:
     """The recipe of these options, which are taken out of `options`."""
+    from fastlabel.train import Recipe
+
     names = set(options) & set(Recipe.__dataclass_fields__)
     return Recipe(**{name: options.pop(name) for name in names})
 
 
 def print_result(result: Result, as_json: bool) -> None:
     """The outcome of a run, on stdout; of several ranks the first one tells it."""
+    from fastlabel.system.ranks import Ranks
+
     if not Ranks.from_environment().first:
         return
     if as_json:

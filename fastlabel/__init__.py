@@ -5,8 +5,9 @@ The names below are loaded when first used, so that `import fastlabel` stays lig
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastlabel.system.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fastlabel import label_ops
@@ -34,6 +35,7 @@ _HOMES = {
     "TopKLabels": "labels.topk",
     "ViewPolicy": "views",
     "cache_labels": "labelling.cache",
+    "label_ops": "",
     "soft_cross_entropy": "labels.loss",
 }
 
@@ -52,14 +54,8 @@ __all__ = [
     "soft_cross_entropy",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "label_ops":
-        return import_module("fastlabel.label_ops")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fastlabel' has no attribute {name!r}")
-    return getattr(import_module(f"fastlabel.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -78,7 +78,6 @@ def _paper(bench: Workbench, ipc: int) -> str:
 
 STUDY = Study(
     name="baseline",
-    summary="Random images with soft labels of an early expert, against hard labels.",
     question="Baseline: soft and hard labels on the same random images",
     axes=(
         Axis("ipc", int, (1, 10, 50), "Images per class."),

@@ -138,7 +138,6 @@ def _findings(
 
 STUDY = Study(
     name="data-knowledge",
-    summary="Scaling law: images per class x classes kept of each label.",
     question="Data and knowledge: how many images is a soft label worth?",
     axes=(
         Axis("ipc", int, IPCS, "Images per class."),

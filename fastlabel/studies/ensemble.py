@@ -84,7 +84,6 @@ def _report(bench: Workbench, rows: Rows) -> Report:
 
 STUDY = Study(
     name="ensemble",
-    summary="Labels averaged over experts, logits or probabilities.",
     question="Ensemble: do several experts label better than one?",
     axes=(
         Axis("ipc", int, (10,), "Images per class."),

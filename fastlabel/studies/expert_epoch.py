@@ -76,7 +76,6 @@ def _report(bench: Workbench, rows: Rows) -> Report:
 
 STUDY = Study(
     name="expert-epoch",
-    summary="Student accuracy over the expert's epoch, with label entropy and the Pareto front.",
     question="Expert epoch: how long should an expert train before it teaches?",
     axes=(
         Axis("ipc", int, (1, 10, 50), "Images per class."),

@@ -67,7 +67,6 @@ def _report(bench: Workbench, rows: Rows) -> Report:
 
 STUDY = Study(
     name="label-swap",
-    summary="The i-th most likely class swapped with the least likely one, for each i.",
     question="Label swap: which places of a soft label matter?",
     axes=(
         Axis("ipc", int, (1, 10), "Images per class."),

@@ -149,7 +149,6 @@ def _panel(rows: Rows) -> Any:
 
 STUDY = Study(
     name="selection",
-    summary="Images by decile of the expert's cross-entropy, stratified, or random.",
     question="Selection: do easy or hard images teach more?",
     axes=(
         Axis("ipc", int, (1, 10), "Images per class."),

@@ -72,7 +72,6 @@ def _panel(rows: Rows, epoch: int) -> Draw:
 
 STUDY = Study(
     name="structure",
-    summary="Labels shuffled beyond the first class, or smoothed to equal entropy, against the real ones.",
     question="Structure: is it the entropy of soft labels that helps, or what they say?",
     axes=(
         Axis("ipc", int, (1, 10), "Images per class."),

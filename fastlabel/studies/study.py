@@ -43,7 +43,7 @@ class Study:
     """A study, in terms of its cells.
 
     Attributes:
-        name, summary: of the command, and its line of help.
+        name: of the command, and in `registry.STUDIES`.
         question: what it asks, for the report.
         axes: of the grid.
         cells: all cells of the grid, each a dict of plain values.
@@ -55,7 +55,6 @@ class Study:
     """
 
     name: str
-    summary: str
     question: str
     axes: tuple[Axis, ...]
     cells: Callable[[Workbench, Mapping[str, Any]], list[Params]]

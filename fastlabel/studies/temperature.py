@@ -60,7 +60,6 @@ def _report(bench: Workbench, rows: Rows) -> Report:
 
 STUDY = Study(
     name="temperature",
-    summary="Grid of expert epoch x temperature, from the same stored labels.",
     question="Temperature: can a later expert be softened into an earlier one?",
     axes=(
         Axis("ipc", int, (10,), "Images per class."),

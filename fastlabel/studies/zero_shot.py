@@ -122,7 +122,6 @@ def _panel(rows: Rows, ipc: int, names: Sequence[str]) -> Draw:
 
 STUDY = Study(
     name="zero-shot",
-    summary="A class's images removed, or its column removed from the labels, against control.",
     question="Zero-shot: what do students learn of a class from the labels of others?",
     axes=(
         Axis("ipc", int, (10,), "Images per class."),

@@ -11,10 +11,7 @@ import torch
 from torch import nn
 
 from fastlabel.errors import InputError
-
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "step", "constant", "onecycle")
-DEFAULT_LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
+from fastlabel.train.choices import DEFAULT_LEARNING_RATES, OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.decode_topk.numba import decode_topk_numba
 from fastlabel.kernels.decode_topk.reference import decode_topk_reference
 from fastlabel.kernels.label_format import (
     TAIL_MODELS,
@@ -84,6 +83,8 @@ def _on_cpu(
     tail_model: str = "uniform",
     rows_B: Tensor | None = None,
 ) -> Tensor:
+    from fastlabel.kernels.decode_topk.numba import decode_topk_numba
+
     words, codes, tail = (tensor.contiguous().numpy() for tensor in (classes_PK, codes_PK, tail_P2))
     rows = np.arange(len(codes)) if rows_B is None else rows_B.contiguous().numpy()
     probs_BC = torch.empty(len(rows), num_classes, dtype=torch.float32)

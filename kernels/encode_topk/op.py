@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.encode_topk.numba import encode_topk_numba
 from fastlabel.kernels.encode_topk.reference import encode_topk_reference
 from fastlabel.kernels.label_format import classes_dtype
 
@@ -59,6 +58,8 @@ def _empty_labels(logits_BC: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @_encode_topk.register_kernel("cpu")
 def _on_cpu(logits_BC: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    from fastlabel.kernels.encode_topk.numba import encode_topk_numba
+
     if logits_BC.dtype == torch.float64:
         return encode_topk_reference(logits_BC, k)
     classes, codes, tail = labels = _empty_labels(logits_BC, k)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.resized_crop.batch_numba import resized_crops_numba
 from fastlabel.kernels.resized_crop.geometry import check_geometry, check_values, pack
 from fastlabel.kernels.resized_crop.reference import resized_crops_reference
 
@@ -108,6 +107,8 @@ def _empty_crops(
 def _on_cpu(
     pixels_P: Tensor, offsets_B: Tensor, heights_B: Tensor, widths_B: Tensor, boxes_BV5: Tensor, size: int
 ) -> Tensor:
+    from fastlabel.kernels.resized_crop.batch_numba import resized_crops_numba
+
     check_values(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, size)
     out = _empty_crops(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, size)
     tensors = (pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, out)

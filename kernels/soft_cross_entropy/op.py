@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.soft_cross_entropy import cpu
 from fastlabel.kernels.soft_cross_entropy.checks import check_arguments
 from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target, target_parts
 from fastlabel.kernels.soft_cross_entropy.reference import (
@@ -70,6 +69,8 @@ def _losses(logits_BC: Tensor, target: Target, student_temperature: float) -> Te
 def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tuple[Tensor, Tensor]:
     """Losses [B], and for the gradient the top logit of each row and the log-sum-exp above it, [B, 2]."""
     if logits_BC.is_cpu:
+        from fastlabel.kernels.soft_cross_entropy import cpu
+
         return cpu.forward(logits_BC, target, student_temperature)
     if logits_BC.is_cuda:
         from fastlabel.kernels.soft_cross_entropy import triton
@@ -85,6 +86,8 @@ def _backward(
 ) -> Tensor:
     """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
     if logits_BC.is_cpu:
+        from fastlabel.kernels.soft_cross_entropy import cpu
+
         return cpu.backward(grad_B, logits_BC, stats_B2, target, student_temperature)
     if logits_BC.is_cuda:
         from fastlabel.kernels.soft_cross_entropy import triton

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.kernels.view_boxes import numba as backend
 from fastlabel.kernels.view_boxes.reference import CENTER, IDENTITY, PAD_CROP, RANDOM_RESIZED_CROP
 
 __all__ = ["CENTER", "IDENTITY", "PAD_CROP", "RANDOM_RESIZED_CROP", "random_keys", "view_boxes"]
@@ -29,6 +28,8 @@ def view_boxes(
         raise ValueError(
             f"ids, heights and widths must be vectors of one length; got {ids.shape}, {heights.shape}, {widths.shape}"
         )
+    from fastlabel.kernels.view_boxes import numba as backend
+
     out = np.empty((len(ids), 5), np.int32)
     backend.view_boxes(
         kind,
@@ -47,6 +48,8 @@ def view_boxes(
 
 def random_keys(seed: int, stream: int, index: int, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """One random 64-bit key per id, a pure function of (seed, stream, index, id)."""
+    from fastlabel.kernels.view_boxes import numba as backend
+
     out = np.empty(len(ids), np.uint64)
     backend.random_keys(np.uint64(seed), stream, np.uint64(index), np.ascontiguousarray(ids, np.int64), out)
     return out

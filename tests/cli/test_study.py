@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastlabel.cli import study as module
-from fastlabel.studies.registry import MODULES, find_study
+from fastlabel.studies.registry import STUDIES, find_study
 from tests.studies.tiny import write_colours
 
 EXPERTS = ["--arch", "convnet-d1-w8", "--epochs", 2, "--lr", 0.05, "--batch-size", 32, "--device", "cpu"]
@@ -50,11 +50,11 @@ def error_of(result):
 
 def test_the_help_lists_every_study(cli):
     text = cli("study", "--help").stdout
-    assert all(name in text for name in MODULES) and "experts" in text
-    assert set(module.NAMES) == {*MODULES, "experts"}
+    assert all(name in text for name in STUDIES) and "experts" in text
+    assert set(module.COMMANDS) == {*STUDIES, "experts"}
 
 
-@pytest.mark.parametrize("name", module.NAMES)
+@pytest.mark.parametrize("name", module.COMMANDS)
 def test_every_study_has_help(cli, name):
     result = cli("study", name, "--help")
     assert result.exit_code == 0

@@ -10,7 +10,7 @@ from fastlabel.errors import InputError
 from fastlabel.store.store import LabelStore
 from fastlabel.studies.config import derived_seed, student_recipe
 from fastlabel.studies.experts import train_experts
-from fastlabel.studies.registry import MODULES, find_study
+from fastlabel.studies.registry import STUDIES, find_study
 from fastlabel.studies.runner import read_results, run_study
 from fastlabel.studies.study import crossed
 from tests.stores import digests
@@ -191,7 +191,7 @@ def test_crossed():
     assert crossed(a=[1, 2], b="x") == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_found_by_its_name(name):
     study = find_study(name)
     assert study.name == name and study.axes[0].name == "ipc"
