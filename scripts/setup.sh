@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Everything `make demo` and `make test` need: system packages, .venv, the Python packages. Quick when all is there.
+# Everything `make demo` and `make test` need: system packages, .venv, the Python packages, compiled kernels. Quick when
+# all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON="${PYTHON:-python3}"
 VENV=.venv
 STAMP=$VENV/.fastlabel-setup
+KERNELS_STAMP=$VENV/.fastlabel-kernels
 export DEBIAN_FRONTEND=noninteractive
 
 say() { echo "setup: $*" >&2; }
@@ -68,7 +70,32 @@ is_done() {
     [ -x "$VENV/bin/fastlabel" ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$(wanted)" ]
 }
 
+# Changes when the sources of compiled kernels change, or the packages that compile them.
+wanted_kernels() {
+    { wanted; cat kernels/*.py kernels/*/*.py fastlabel/images/*.py; } | sha256sum | cut -d' ' -f1
+}
+
+# Numba compiles a kernel when it is first called, and keeps it: do that here, not in the user's first command.
+compile_kernels() {
+    local key
+    key="$(wanted_kernels)"
+    if [ "$(cat "$KERNELS_STAMP" 2>/dev/null)" = "$key" ]; then
+        return
+    fi
+    say "compiling kernels (about a minute, once)"
+    if timeout 600 "$VENV/bin/python" -m fastlabel.cli.warm </dev/null; then
+        echo "$key" >"$KERNELS_STAMP"
+    else
+        say "the kernels could not be compiled now; the first command compiles what it uses"
+    fi
+}
+
 main() {
+    install
+    compile_kernels
+}
+
+install() {
     if command -v "$PYTHON" >/dev/null && is_done; then
         return
     fi
