@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo-run
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo test test-fast lint format
 
 setup:
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
@@ -11,7 +12,10 @@ demo: setup
 	$(BIN)/fastlabel demo --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) --durations=25
+
+test-fast: setup
+	$(PYTEST) -m "not slow"
 
 lint: setup
 	$(BIN)/python -m ruff check .

@@ -75,6 +75,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question(cli: Cli, tmp_path: Path, name: str) -> None:
     out, figure = tmp_path / "out.json", tmp_path / "out.png"

@@ -14,6 +14,7 @@ from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.memory import peak_bytes
 
 
+@pytest.mark.slow
 def test_labels_share(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     sizes = ["--count", "16", "--size", "32", "--k", "4", "--views", "2", "--batch-size", "8", "--rounds", "2"]
@@ -24,6 +25,7 @@ def test_labels_share(tmp_path: Path) -> None:
     assert figures["machine"]["versions"]["zarr"] and figures["machine"]["cores"]
 
 
+@pytest.mark.slow
 def test_views_per_image(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     sizes = ["--count", "16", "--size", "32", "--k", "4", "--views", "4", "--most", "4", "--batch-size", "8"]
@@ -44,6 +46,7 @@ def test_device_crops(tmp_path: Path) -> None:
     assert {figures[f"{name}_{V}"]["rounds"] for name in ("op", "normalised", "path", "cpu") for V in (1, 2)} == {2}
 
 
+@pytest.mark.slow
 def test_loss(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     sizes = [

@@ -89,6 +89,7 @@ def test_a_truncated_dataset(cli: Cli, photos: Path, teacher: Path, tmp_path: Pa
     assert result.exit_code == 2 and "truncated" in result.stderr and not (tmp_path / "l.zarr").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_to_the_same_bytes(photos: Path, teacher: Path, tmp_path: Path) -> None:
     """Stop or kill a real run once its first unit is committed; 192 views make three units of 64."""
     torch.manual_seed(0)
@@ -120,6 +121,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(photos: Path, teacher: 
         shutil.rmtree(killed)
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -134,6 +136,7 @@ def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, t
     assert digests(two) == digests(one)
 
 
+@pytest.mark.slow
 def test_ranks_with_other_teachers_are_refused(photos: Path, tmp_path: Path) -> None:
     """Each rank names its own checkpoint: rank 0's manifest must not stand for the labels of both."""
     for rank in range(2):
@@ -147,6 +150,7 @@ def test_ranks_with_other_teachers_are_refused(photos: Path, tmp_path: Path) -> 
     assert "the ranks of this run disagree: teachers[0].sha256" in failed.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_before_anything_is_labelled(photos: Path, teacher: Path, tmp_path: Path) -> None:
     arguments = ["--teacher", str(teacher), "--views", "20000", "--k", "2", "--dry-run", "--forward-batch", "1"]
     command = [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(tmp_path / "l.zarr")]
@@ -165,6 +169,7 @@ def _caught(pid: int) -> bytes:
     return b" ".join(number.name.encode() for number in signal.Signals if mask >> (number - 1) & 1)
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_other(photos: Path, tmp_path: Path) -> None:
     """Rank 0 finds no store folder to write to; rank 1 must not wait for it for ever."""
     store = tmp_path / "file" / "labels.zarr"

@@ -100,6 +100,7 @@ def test_every_command_exists_and_has_help(cli, name):
     assert cli(name, "--help").exit_code == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file(tmp_path, photo_folder):
     """A real process, a real SIGINT, while images are being written."""
     large = photo_folder / "dog" / "large.jpg"

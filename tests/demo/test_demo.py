@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from fastlabel.demo.run import Cell, DemoConfig, DemoReport, run_demo
@@ -22,6 +23,7 @@ TINY = DemoConfig(
 )
 
 
+@pytest.mark.slow
 def test_demo_runs_once_and_then_reads_what_is_there(tmp_path: Path) -> None:
     config = replace(TINY, out=str(tmp_path))
     said: list[str] = []

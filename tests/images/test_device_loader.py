@@ -60,6 +60,7 @@ def crops(loader: ImageLoader, ids: NDArray[np.int64], views: list[int]) -> torc
     return torch.cat([batch.images for batch in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 @pytest.mark.parametrize("part", [1, 20_000, 1 << 30])  # bytes: every image alone, a few, the whole batch
 def test_the_same_bytes_as_the_cpu(

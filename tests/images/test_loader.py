@@ -333,6 +333,7 @@ def test_the_caller_keeps_its_thread_counts_and_random_numbers(beton: Beton) -> 
     assert (torch.get_num_threads(), numba.get_num_threads()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["tbb", "omp"])
 def test_a_process_of_its_own(beton: Beton, layer: str) -> None:
     """Importing changes no thread count; no layer leaks threads; the end of the process in mid-epoch is no crash."""

@@ -76,6 +76,7 @@ def test_stores_that_grew_are_sound(photos: Path, make_store: Callable[..., Path
     assert report.findings == () and report.units > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "sample"), [("flip", 200), ("truncate", 60), ("delete", 46), ("swap", 46)])
 def test_damage_is_noticed_and_no_reader_gets_other_labels(made: Path, tmp_path: Path, fault: str, sample: int) -> None:
     """A sample; tests/reliability/damage.py tries all, and docs/reliability.md has its counts."""

@@ -282,6 +282,7 @@ PROCESSORS = {  # NUMBA_CPU_NAME and NUMBA_CPU_FEATURES of code that this proces
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_any_processor_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     """In a process of its own, which makes code for another processor, or for one that is not known."""

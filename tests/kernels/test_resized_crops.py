@@ -100,6 +100,7 @@ def test_triton_equals_the_reference(triton_device: str, arguments: Arguments) -
 
 
 @pytest.mark.triton
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(sample_inputs())))
 def test_triton_equals_the_reference_on_the_samples(triton_device: str, number: int) -> None:
     arguments = sample_inputs()[number]
@@ -216,6 +217,7 @@ def test_a_table_that_does_not_fit() -> None:
         normalised_crops(*sample_inputs()[0], torch.zeros(3, 256))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_compiles_for_gpus(capability: int) -> None:
     """What the interpreter takes, the compiler need not."""

@@ -148,6 +148,7 @@ SMALL = st.tuples(st.sampled_from([1, 3]), st.sampled_from([2, 41, 401]))
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(p=problems(SHAPES), dtype=DTYPES)
 def test_cpu_equals_the_dense_loss(make_logits, p, dtype):
@@ -191,6 +192,7 @@ def test_triton_equals_the_dense_loss(make_logits, p, dtype, block):
     assert_near(loss, gradient, logits, target, temperature, factor, slack)
 
 
+@pytest.mark.slow
 def test_triton_compiles_for_a_gpu_that_is_not_here():
     command = [sys.executable, "-m", "tests.kernels.compile_triton", "90"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])

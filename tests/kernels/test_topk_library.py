@@ -39,6 +39,7 @@ def round_trip(logits, k, temperature, tail_model, rows):
     return decode_topk(*encode_topk(logits * 2, k), logits.shape[1], temperature, tail_model, rows)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_break(make_logits):
     compiled = torch.compile(round_trip, fullgraph=True)
     rows = torch.tensor([5, 5, 0])

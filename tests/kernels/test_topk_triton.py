@@ -52,6 +52,7 @@ def assert_encodes_as_the_reference(logits, k, device):
 
 
 # Interpreted, a row takes about 0.1 s.
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     kind=st.sampled_from(KINDS),
@@ -163,6 +164,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpus():
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=True, env=environment)

@@ -111,6 +111,7 @@ def test_a_student_learns_the_label(labels):
     torch.testing.assert_close(logits.detach().softmax(1), labels.dense(), atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_under_torch_compile(labels, logits, backend):
     x = logits.float()

@@ -10,6 +10,7 @@ from tests.reliability import full_disk, kill_runs
 from tests.stores import digests
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_bytes(tmp_path):
     tally = kill_runs.run(kills=1, seed=1, work=tmp_path)
     assert tally.kills == 1 and tally.failed_resumes == 0
@@ -28,12 +29,14 @@ def disk(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disk")
 def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path):
     tally = full_disk.run(tmp_path, step=7 * full_disk.PAGE)
     assert tally.too_small == tally.clear_errors == tally.resumed_to_equal_bytes >= 2
 
 
+@pytest.mark.slow
 def test_a_disk_that_became_read_only(tmp_path, disk):
     arguments = full_disk.prepare(tmp_path)
     store = disk / "labels.zarr"

@@ -249,6 +249,7 @@ copy_store(sys.argv[1], sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_copy_leaves_nothing_that_the_next_does_not_sweep(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     done = subprocess.run([sys.executable, "-c", KILLED, str(source), str(out)], check=False)

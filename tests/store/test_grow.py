@@ -311,6 +311,7 @@ def small_and_grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
     return small, grown
 
 
+@pytest.mark.slow
 def test_growth_killed_at_every_operation(
     small_and_grown: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +429,7 @@ with commit.writing(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     run(path, FEW, 2)
@@ -464,6 +466,7 @@ run(Path(sys.argv[1]), [0, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15], 4, (teacher(0), t
 """
 
 
+@pytest.mark.slow
 def test_real_kills(small_and_grown: tuple[Path, Path], tmp_path: Path) -> None:
     small, grown = small_and_grown
     path = tmp_path / "s.zarr"

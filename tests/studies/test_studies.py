@@ -14,10 +14,12 @@ from PIL import Image
 
 from fastlabel.errors import InputError
 from fastlabel.labels.topk import TopKLabels
-from fastlabel.studies.registry import MODULES, find_study
+from fastlabel.studies.registry import STUDIES, find_study
 from fastlabel.studies.runner import run_study
 from fastlabel.studies.selection import decile_of, expert_losses
 from tests.studies.tiny import CLASSES, study_config, write_colours
+
+pytestmark = pytest.mark.slow
 
 GRIDS = {
     "baseline": {"ipc": (1, 4), "epoch": (1, 3)},
@@ -73,7 +75,7 @@ def real(run, ids, epoch, number=0):
     return run.bench.labels((number, epoch), ids).dense()
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_files_of_a_result_agree(ran, name):
     run = ran(name)
     out, outcome = run.out, run.outcome
@@ -94,7 +96,7 @@ def test_the_files_of_a_result_agree(ran, name):
     assert json.loads((out / "config.json").read_text())["study"] == name
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", STUDIES)
 def test_results_describe_the_students_and_their_labels(ran, name):
     run = ran(name)
     for row in run.rows:
@@ -114,7 +116,7 @@ def test_results_describe_the_students_and_their_labels(ran, name):
         assert result["label_top1"] == pytest.approx(top, abs=0.2)  # equal weights: whichever comes first
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("selection", "zero-shot")])
+@pytest.mark.parametrize("name", [name for name in STUDIES if name not in ("selection", "zero-shot")])
 def test_cells_of_as_many_images_have_the_same_ones_nested(ran, name):
     run = ran(name)
     chosen = {}

@@ -87,6 +87,7 @@ def assert_near(run: Path, other: Path, checkpoint: str) -> None:
         torch.testing.assert_close(tensor, wanted_weights[name], rtol=near, atol=near / 3)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_process_does(folder: Path) -> None:
     assert len(metrics(folder / "two")) == EPOCHS
     assert_near(folder / "two", folder / "one", "epoch-020.pt")
@@ -94,12 +95,14 @@ def test_two_ranks_train_as_one_process_does(folder: Path) -> None:
     assert last["train_loss"] < first["train_loss"] - 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["uneven", "pairs"])
 def test_a_last_batch_of_fewer_samples_than_ranks(folder: Path, run: str) -> None:
     """With one view of each image, and with two."""
     assert_near(folder / run, folder / f"{run}-one", "epoch-003.pt")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_and_both_go_on(folder: Path) -> None:
     """To the very weights of the ranks that nobody stopped."""
     assert metrics(folder / "stopped") == metrics(folder / "two")
@@ -107,6 +110,7 @@ def test_a_signal_to_one_rank_stops_both_and_both_go_on(folder: Path) -> None:
         assert (folder / "stopped" / name).read_bytes() == (folder / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_one_process_takes_up_what_two_ranks_left(folder: Path) -> None:
     last = read_checkpoint(folder / "copy" / "last.pt")
     assert 3 <= last["epoch"] < EPOCHS and len(last["ranks"]) == 2
@@ -116,6 +120,7 @@ def test_one_process_takes_up_what_two_ranks_left(folder: Path) -> None:
     assert_near(folder / "copy", folder / "two", "epoch-020.pt")
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_other(folder: Path, tmp_path: Path) -> None:
     """A broken image that only rank 1 decodes."""
     data = tmp_path / "broken.beton"

@@ -221,6 +221,7 @@ def wait_until(process, condition):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_killed(data, tmp_path):
     """SIGTERM, then SIGKILL some time after a save; then the rest. Every process starts with PyTorch's own settings."""
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -244,6 +245,7 @@ def test_a_run_that_is_stopped_and_killed(data, tmp_path):
     assert content(run) == content(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_the_command(data, tmp_path, cli):
     run = tmp_path / "run"
 
