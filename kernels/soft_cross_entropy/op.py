@@ -67,7 +67,7 @@ def _losses(logits_BC: Tensor, target: Target, student_temperature: float) -> Te
 
 
 def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tuple[Tensor, Tensor]:
-    """Losses [B], and for the gradient the top logit of each row and the log-sum-exp above it, [B, 2]."""
+    """Losses [B], and what `_backward` needs of each row, [B, stats_width]."""
     if logits_BC.is_cpu:
         from fastlabel.kernels.soft_cross_entropy import cpu
 
@@ -78,23 +78,34 @@ def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> t
         if triton.can_run(target):
             return triton.forward(logits_BC, target, student_temperature)
     loss_B = soft_cross_entropy_reference(logits_BC, target, student_temperature)
-    return loss_B, loss_B.new_empty(len(loss_B), 2)
+    return loss_B, loss_B.new_empty(len(loss_B), stats_width(logits_BC, target))
 
 
 def _backward(
-    grad_B: Tensor, stats_B2: Tensor, logits_BC: Tensor, target: Target, student_temperature: float
+    grad_B: Tensor, stats_BS: Tensor, logits_BC: Tensor, target: Target, student_temperature: float
 ) -> Tensor:
     """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
     if logits_BC.is_cpu:
         from fastlabel.kernels.soft_cross_entropy import cpu
 
-        return cpu.backward(grad_B, logits_BC, stats_B2, target, student_temperature)
+        return cpu.backward(grad_B, logits_BC, stats_BS, target, student_temperature)
     if logits_BC.is_cuda:
         from fastlabel.kernels.soft_cross_entropy import triton
 
         if triton.can_run(target):
-            return triton.backward(grad_B, logits_BC, stats_B2, target, student_temperature)
+            return triton.backward(grad_B, logits_BC, stats_BS, student_temperature)
     return soft_cross_entropy_backward_reference(grad_B, logits_BC, target, student_temperature)
+
+
+def stats_width(logits_BC: Tensor, target: Target) -> int:
+    """Numbers for backward in each row: the top logit and the log-sum-exp above it; of Triton also the target.
+
+    Those are its rest and its mass, and weight and id of each class that it lists.
+    """
+    if logits_BC.is_cpu:
+        return 2
+    second = 0 if target.second is None else target.second.classes.shape[1]
+    return 4 + 2 * (target.labels.classes.shape[1] + second + (target.hard is not None))
 
 
 class _Eager(torch.autograd.Function):
@@ -151,7 +162,7 @@ def soft_cross_entropy_forward(
     label_temperature: float,
     student_temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [B], and for the gradient the top logit of each row and the log-sum-exp above it, [B, 2]."""
+    """Losses [B], and what backward needs of each row, [B, stats_width]."""
     target = _unflatten(
         classes, weights, rest, rows, second_classes, second_weights, second_rest, second_rows,
         mix, hard, hard_weight, label_temperature,
@@ -188,8 +199,9 @@ def soft_cross_entropy_backward(
 
 @soft_cross_entropy_forward.register_fake
 def _(logits: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
-    dtype = loss_dtype(logits.dtype)
-    return logits.new_empty(logits.shape[0], dtype=dtype), logits.new_empty(logits.shape[0], 2, dtype=dtype)
+    B, dtype = logits.shape[0], loss_dtype(logits.dtype)
+    width = stats_width(logits, _unflatten(*flat[:-1]))
+    return logits.new_empty(B, dtype=dtype), logits.new_empty(B, width, dtype=dtype)
 
 
 @soft_cross_entropy_backward.register_fake

@@ -1,13 +1,16 @@
-"""soft_cross_entropy on CUDA: one program per row forward; one per row and block of classes backward.
+"""soft_cross_entropy on CUDA: one program per row forward; one per row and part of it backward.
 
 Forward keeps the top logit so far and sums relative to it, so that logits are read once. The sum over classes that a
-label does not list is the sum over all less the listed ones. To lose nothing to cancellation there, logits below LOW,
-such as masks, are summed and counted apart: where a label lists all of them, their part is 0 and not a remainder.
+label does not list is the sum over all less the listed ones. To lose nothing to cancellation there, a row with logits
+below LOW, such as masks, is read once more, and those are summed and counted apart: where a label lists all of them,
+their part is 0 and not a remainder. What backward needs of the target, forward leaves beside the row's statistics.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import struct
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,109 +18,31 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlabel.kernels.decode_topk.triton import EXTREME_TEMPERATURE
-from fastlabel.kernels.label_format import CODES_PER_NAT, LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, UNDEFINED_MEAN_GAP
-from fastlabel.kernels.label_format import ZERO_CODE as _ZERO_CODE
 from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target
 from fastlabel.kernels.soft_cross_entropy.reference import loss_dtype
+from fastlabel.kernels.soft_cross_entropy.triton_label import (
+    as_number,
+    bits_of,
+    decode,
+    load_label,
+    number,
+    shares_of,
+    weights_in,
+)
+from fastlabel.kernels.soft_cross_entropy.triton_row import LOG2_E, LOW, edge, gaps_by_kind, row_sums, split
 
 MAX_LISTED = 1024  # classes of one label, rounded up to a power of two
 MAX_PAIRS = 128 * 128  # of two labels, which are compared with each other
-FORWARD_BLOCK, BACKWARD_BLOCK = 8192, 4096  # classes that a program holds at once
 
-LOW = tl.constexpr(-8192.0)
-PER_NAT = tl.constexpr(float(CODES_PER_NAT))
-ODDS_PER_NAT, ODDS_OFFSET = tl.constexpr(float(LOG_ODDS_PER_NAT)), tl.constexpr(float(LOG_ODDS_OFFSET))
-UNDEFINED = tl.constexpr(UNDEFINED_MEAN_GAP)
-ZERO_CODE = tl.constexpr(_ZERO_CODE)
+# What forward leaves of each row: these, then the target of each listed class, then the class ids.
+TOP, LOG_SUM, REST, MASS, LISTED = (tl.constexpr(i) for i in range(5))
 
 
 @triton.jit
-def _decode_coded(
-    classes, codes, tail, row, C, temperature, K: tl.constexpr, PLACES: tl.constexpr, DTYPE: tl.constexpr
-):
-    """Ids (-1 at empty places) and weights [PLACES], rest and mass: the algebra of decode_topk/reference.py."""
-    place = tl.arange(0, PLACES)
-    used = place < K
-    # At most C, which is out of range: an id of 32 bits must not turn into -1.
-    ids = tl.minimum(tl.load(classes + row * K + place, mask=used, other=0).to(tl.int64), C).to(tl.int32)
-    ids = tl.where(used, ids, -1)
-    code = tl.where(used, tl.load(codes + row * K + place, mask=used, other=0).to(tl.int32), ZERO_CODE)
-    has_weight = code != ZERO_CODE
-    gap = code.to(DTYPE) / PER_NAT
-    weights = tl.where(has_weight, tl.exp(-gap / temperature), 0.0)
-    mass_code = tl.load(tail + row * 2).to(tl.int32)
-    gap_code = tl.load(tail + row * 2 + 1).to(tl.int32)
-    unlisted = tl.full((), 0.0, DTYPE) + (C - K)
-    kept = tl.sum(tl.where(has_weight, tl.exp(-gap), 0.0))
-    lam_1 = (mass_code - 1).to(DTYPE) / ODDS_PER_NAT - ODDS_OFFSET + tl.log(kept / tl.maximum(unlisted, 1.0))
-    gamma = gap_code.to(DTYPE) / PER_NAT
-    delta = lam_1 + gamma
-    gaussian = (gap_code != UNDEFINED) & (delta >= 0)
-    lam = tl.where(gaussian, (delta / temperature - gamma) / temperature, lam_1 / temperature)
-    last = tl.max(tl.where(has_weight, gap, 0.0))
-    lam = tl.where(temperature < 1.0, tl.minimum(lam, tl.maximum(-last, lam_1) / temperature), lam)
-    lam = tl.where(temperature == 1.0, lam_1, lam)
-    has_tail = (C > K) & (mass_code > 0)
-    weights = weights * tl.where(has_tail, tl.exp(-tl.maximum(lam, 0.0)), 1.0)
-    tail_weight = tl.where(has_tail, tl.exp(tl.minimum(lam, 0.0)), 0.0)
-    total = tl.sum(weights) + unlisted * tail_weight
-    return ids, weights / total, tail_weight / total, total / total
-
-
-@triton.jit
-def _decode_weighted(classes, probs, rest, row, C, K: tl.constexpr, PLACES: tl.constexpr, DTYPE: tl.constexpr):
-    place = tl.arange(0, PLACES)
-    used = place < K
-    ids = tl.load(classes + row * K + place, mask=used, other=-1)
-    weights = tl.where(ids >= 0, tl.load(probs + row * K + place, mask=used, other=0.0).to(DTYPE), 0.0)
-    each = tl.load(rest + row).to(DTYPE)
-    unlisted = (C - tl.sum((ids >= 0).to(tl.int32))).to(DTYPE)
-    return ids, weights, each, tl.sum(weights) + unlisted * each
-
-
-@triton.jit
-def _decode(
-    classes, weights, rest, rows, P, b, C, temperature,
-    CODED: tl.constexpr, HAS_ROWS: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """The label of row b of the batch; its mass is NaN where that row or a class id is out of range."""
-    row = b
-    if HAS_ROWS:
-        row = tl.load(rows + b).to(tl.int64)
-    inside = (row >= 0) & (row < P)
-    row = tl.where(inside, row, 0)
-    if CODED:
-        ids, share, each, mass = _decode_coded(classes, weights, rest, row, C, temperature, K, PLACES, DTYPE)
-    else:
-        ids, share, each, mass = _decode_weighted(classes, weights, rest, row, C, K, PLACES, DTYPE)
-    outside = (ids >= C) | (ids < -1)
-    bad = (tl.sum(outside.to(tl.int32)) > 0) | (inside == 0)
-    ids = tl.where(outside, -1, ids)
-    return ids, share, each, tl.where(bad, float("nan"), mass)
-
-
-@triton.jit
-def _shares(mix, hard, hard_weight, b, C, HAS_SECOND: tl.constexpr, HAS_HARD: tl.constexpr, DTYPE: tl.constexpr):
-    """Shares of the first label, the second and the hard target, and the class of that (-1 for none)."""
-    hard_share = tl.full((), 0.0, DTYPE)
-    first_share = tl.full((), 1.0, DTYPE)
-    hard_class = tl.full((), -1, tl.int32)
-    if HAS_HARD:
-        hard_share = tl.load(hard_weight + b).to(DTYPE)
-        wanted = tl.load(hard + b)
-        inside = (wanted >= 0) & (wanted < C)
-        hard_class = tl.where(inside, wanted, 0).to(tl.int32)
-        hard_share = tl.where(inside, hard_share, float("nan"))
-    if HAS_SECOND:
-        first_share = tl.load(mix + b).to(DTYPE)
-    return (1.0 - hard_share) * first_share, (1.0 - hard_share) * (1.0 - first_share), hard_share, hard_class
-
-
-@triton.jit
-def _label_loss(row_ptr, ids, weights, each, mass, top, log_sum, scale, sums, counts, DTYPE: tl.constexpr):
+def _label_loss(row, ids, weights, each, mass, top, log_sum, scale, sums, counts, DTYPE: tl.constexpr):
     """Cross-entropy against one label, from the sums and counts over all classes of ordinary, low and infinite gaps."""
     listed = ids >= 0
-    x = tl.load(row_ptr + tl.where(listed, ids, 0), mask=listed, other=0.0).to(DTYPE)
+    x = tl.load(row + tl.where(listed, ids, 0), mask=listed, other=0.0).to(DTYPE)
     gap = top - x
     loss = mass * log_sum + scale * tl.sum(tl.where(weights != 0, weights * gap, 0.0))
     infinite = listed & (x == float("-inf"))
@@ -139,122 +64,152 @@ def _forward_kernel(
     classes, weights, rest, rows, P, classes_2, weights_2, rest_2, rows_2, P_2, mix, hard, hard_weight,
     CODED: tl.constexpr, HAS_ROWS: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr,
     HAS_SECOND: tl.constexpr, HAS_ROWS_2: tl.constexpr, K_2: tl.constexpr, PLACES_2: tl.constexpr,
-    HAS_HARD: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_HARD: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
-    row_ptr = logits + b * C
-    temperature = tl.full((), 0.0, DTYPE) + label_temperature
-    scale = tl.full((), 0.0, DTYPE) + scale
-    top = tl.full((), float("-inf"), DTYPE)
-    exp_sum = tl.full((), 0.0, DTYPE)
-    gap_sum, low_sum = tl.full((), 0.0, DTYPE), tl.full((), 0.0, DTYPE)
-    ordinary, n_low, n_infinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    for start in range(0, C, BLOCK):
-        c = start + tl.arange(0, BLOCK)
-        inside = c < C
-        x = tl.load(row_ptr + c, mask=inside, other=float("-inf")).to(DTYPE)
-        higher = tl.maximum(top, tl.max(x))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        rise = tl.where(top == float("-inf"), 0.0, base - top)
-        exp_sum = exp_sum * tl.exp(-rise * scale) + tl.sum(tl.exp((x - base) * scale))
-        gap = tl.where(x >= LOW, base - x, 0.0)
-        gap_sum += ordinary.to(DTYPE) * rise + tl.sum(gap)
-        low_sum += n_low.to(DTYPE) * rise
-        ordinary += min(C - start, BLOCK)
-        if tl.min(tl.where(inside, x, 0.0)) < LOW:
-            infinite = inside & (x == float("-inf"))
-            low = inside & (x < LOW) & (infinite == 0)
-            low_sum += tl.sum(tl.where(low, base - x, 0.0))
-            lows, infinites = tl.sum(low.to(tl.int32)), tl.sum(infinite.to(tl.int32))
-            n_low += lows
-            n_infinite += infinites
-            ordinary -= lows + infinites
-        top = higher
-    log_sum = tl.log(exp_sum)
-    share, share_2, hard_share, hard_class = _shares(mix, hard, hard_weight, b, C, HAS_SECOND, HAS_HARD, DTYPE)
-    sums, counts = (gap_sum, low_sum), (ordinary, n_low, n_infinite)
-    ids, w, each, mass = _decode(classes, weights, rest, rows, P, b, C, temperature, CODED, HAS_ROWS, K, PLACES, DTYPE)
-    value = _label_loss(row_ptr, ids, w, each, mass, top, log_sum, scale, sums, counts, DTYPE)
-    total = tl.where(share != 0, share * value, 0.0)
+    if UNIT > 1:  # C came divided by it, so that the compiler knows that it is a multiple
+        C = C * UNIT
+    row = logits + b * C
+    temperature, scale = number(label_temperature, DTYPE), number(scale, DTYPE)
+    # Long before they are needed.
+    label = load_label(classes, weights, rest, rows, P, b, CODED, HAS_ROWS, K, PLACES)
     if HAS_SECOND:
-        ids, w, each, mass = _decode(
-            classes_2, weights_2, rest_2, rows_2, P_2, b, C, temperature, CODED, HAS_ROWS_2, K_2, PLACES_2, DTYPE
-        )
-        value = _label_loss(row_ptr, ids, w, each, mass, top, log_sum, scale, sums, counts, DTYPE)
+        label_2 = load_label(classes_2, weights_2, rest_2, rows_2, P_2, b, CODED, HAS_ROWS_2, K_2, PLACES_2)
+    share, share_2, hard_share, hard_class = shares_of(mix, hard, hard_weight, b, C, HAS_SECOND, HAS_HARD, DTYPE)
+
+    top, exp_sum, gap_sum, lowest = row_sums(logits, b, C, scale, UNIT, VEC, LANES, DTYPE)
+    log_sum = tl.log(exp_sum)
+    low_sum = tl.full((), 0.0, DTYPE)
+    ordinary, low, infinite = tl.full((), 0, tl.int32) + C, tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
+    if lowest < LOW:
+        gap_sum, low_sum, ordinary, low, infinite = gaps_by_kind(row, C, top, 2 * LANES, DTYPE)
+    sums, counts = (gap_sum, low_sum), (ordinary, low, infinite)
+
+    ids, w, each, mass = decode(label, C, temperature, CODED, K, PLACES, DTYPE)
+    value = _label_loss(row, ids, w, each, mass, top, log_sum, scale, sums, counts, DTYPE)
+    total = tl.where(share != 0, share * value, 0.0)
+    target, target_rest, target_mass = share * w, share * each, share * mass + hard_share
+    listed: tl.constexpr = K + HAS_SECOND * K_2 + HAS_HARD
+    stats += b * (LISTED + 2 * listed)
+    targets, target_ids = stats + LISTED, stats + LISTED + listed
+    place = tl.arange(0, PLACES)
+    tl.store(target_ids + place, as_number(ids, DTYPE), mask=place < K)
+    if HAS_SECOND:
+        ids_2, w_2, each_2, mass_2 = decode(label_2, C, temperature, CODED, K_2, PLACES_2, DTYPE)
+        value = _label_loss(row, ids_2, w_2, each_2, mass_2, top, log_sum, scale, sums, counts, DTYPE)
         total += tl.where(share_2 != 0, share_2 * value, 0.0)
+        target_rest += share_2 * each_2
+        target_mass += share_2 * mass_2
+        place_2 = tl.arange(0, PLACES_2)
+        tl.store(target_ids + K + place_2, as_number(ids_2, DTYPE), mask=place_2 < K_2)
+        tl.store(targets + place, w, mask=place < K)
+        tl.store(targets + K + place_2, w_2, mask=place_2 < K_2)
+        tl.debug_barrier()
+        CHUNK: tl.constexpr = min(PLACES, PLACES_2, 16)
+        target_2 = share_2 * w_2 + share * weights_in(ids_2, target_ids, targets, each, K, CHUNK, DTYPE)
+        target += share_2 * weights_in(ids, target_ids + K, targets + K, each_2, K_2, CHUNK, DTYPE)
+        tl.debug_barrier()
     if HAS_HARD:
-        value = log_sum + scale * (top - tl.load(row_ptr + hard_class).to(DTYPE))
+        value = log_sum + scale * (top - tl.load(row + hard_class).to(DTYPE))
         total += tl.where(hard_share != 0, hard_share * value, 0.0)
+        same = ids == hard_class
+        hard_target = hard_share + tl.sum(tl.where(same, target, 0.0))
+        found = tl.sum(same.to(tl.int32)) > 0
+        target += tl.where(same, hard_share, 0.0)
+        if HAS_SECOND:
+            same_2 = ids_2 == hard_class
+            hard_target += tl.where(found, 0.0, tl.sum(tl.where(same_2, target_2, 0.0)))
+            found = found | (tl.sum(same_2.to(tl.int32)) > 0)
+            target_2 += tl.where(same_2, hard_share, 0.0)
+        tl.store(targets + listed - 1, hard_target + tl.where(found, 0.0, target_rest))
+        tl.store(target_ids + listed - 1, as_number(hard_class, DTYPE))
+    tl.store(targets + place, target, mask=place < K)
+    if HAS_SECOND:
+        tl.store(targets + K + place_2, target_2, mask=place_2 < K_2)
     tl.store(loss + b, total)
-    tl.store(stats + 2 * b, top)
-    tl.store(stats + 2 * b + 1, log_sum)
-
-
-@triton.jit
-def _weights_of(wanted, ids, weights, each):
-    """The weight that a label gives to each of some classes [Q], listed or not."""
-    same = wanted[:, None] == ids[None, :]
-    listed = tl.sum(same.to(tl.int32), 1) > 0
-    return tl.where(listed, tl.sum(tl.where(same, weights[None, :], 0.0), 1), each)
-
-
-@triton.jit
-def _store_listed(row_ptr, out_ptr, ids, target, start, factor, mass, top, log_sum, scale, BLOCK: tl.constexpr):
-    """Write factor * (mass * softmax - target) at those of some classes that lie in this program's block."""
-    here = (ids >= start) & (ids < start + BLOCK)
-    at = tl.where(here, ids, 0)
-    x = tl.load(row_ptr + at, mask=here, other=0.0).to(target.dtype)
-    value = factor * (mass * tl.exp((x - top) * scale - log_sum) - target)
-    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=here)
+    tl.store(stats + TOP, top)
+    tl.store(stats + LOG_SUM, log_sum)
+    tl.store(stats + REST, target_rest)
+    tl.store(stats + MASS, target_mass)
 
 
 @triton.jit
 def _backward_kernel(
-    grad, gradient, logits, stats, C, label_temperature, scale,
-    classes, weights, rest, rows, P, classes_2, weights_2, rest_2, rows_2, P_2, mix, hard, hard_weight,
-    CODED: tl.constexpr, HAS_ROWS: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr,
-    HAS_SECOND: tl.constexpr, HAS_ROWS_2: tl.constexpr, K_2: tl.constexpr, PLACES_2: tl.constexpr,
-    HAS_HARD: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+    grad, gradient, logits, stats, C, scale, part,
+    LISTED_CLASSES: tl.constexpr, PLACES: tl.constexpr,
+    DTYPE: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
-    start = tl.program_id(1) * BLOCK
-    row_ptr, out_ptr = logits + b * C, gradient + b * C
-    c = start + tl.arange(0, BLOCK)
-    x = tl.load(row_ptr + c, mask=c < C, other=float("-inf")).to(DTYPE)
-    temperature = tl.full((), 0.0, DTYPE) + label_temperature
-    scale = tl.full((), 0.0, DTYPE) + scale
+    if UNIT > 1:
+        C = C * UNIT
+    scale = number(scale, DTYPE)
+    stats += b * (LISTED + 2 * LISTED_CLASSES)
+    top, log_sum = tl.load(stats + TOP), tl.load(stats + LOG_SUM)
     factor = tl.load(grad + b).to(DTYPE) * scale
-    top, log_sum = tl.load(stats + 2 * b), tl.load(stats + 2 * b + 1)
-    share, share_2, hard_share, hard_class = _shares(mix, hard, hard_weight, b, C, HAS_SECOND, HAS_HARD, DTYPE)
-    ids, w, each, mass = _decode(classes, weights, rest, rows, P, b, C, temperature, CODED, HAS_ROWS, K, PLACES, DTYPE)
-    target = share * w
-    base, total = share * each, share * mass + hard_share
-    if HAS_SECOND:
-        ids_2, w_2, each_2, mass_2 = _decode(
-            classes_2, weights_2, rest_2, rows_2, P_2, b, C, temperature, CODED, HAS_ROWS_2, K_2, PLACES_2, DTYPE
-        )
-        base += share_2 * each_2
-        total += share_2 * mass_2
-        target += share_2 * _weights_of(ids, ids_2, w_2, each_2)
-        target_2 = share_2 * w_2 + share * _weights_of(ids_2, ids, w, each)
-    dense = factor * (total * tl.exp((x - top) * scale - log_sum) - base)
-    tl.store(out_ptr + c, dense.to(gradient.dtype.element_ty), mask=c < C)
-    # Listed classes are written again, with their own target, so that low precision rounds once. Barriers keep the
-    # order; where two labels list a class, both write the same.
+    k, shift = scale * LOG2_E, log_sum * LOG2_E
+    above, below = factor * tl.load(stats + MASS), factor * tl.load(stats + REST)
+    place = tl.arange(0, PLACES)
+    target = tl.load(stats + LISTED + place, mask=place < LISTED_CLASSES, other=0.0)
+    ids = bits_of(tl.load(stats + LISTED + LISTED_CLASSES + place, mask=place < LISTED_CLASSES, other=0.0))
+
+    start, head, vectors = split(b, C, UNIT, VEC)
+    first = tl.program_id(1) * part
+    last = tl.minimum(first + part, vectors)
+    for at in range(first, last, LANES):
+        vector = at + tl.arange(0, LANES)
+        c = vector[:, None] * VEC + tl.arange(0, VEC)[None, :]
+        inside = (vector < last)[:, None]
+        x = tl.load(logits + start + c, mask=inside, other=0.0).to(DTYPE)
+        value = above * tl.exp2((x - top) * k - shift) - below
+        tl.store(gradient + start + c, value.to(gradient.dtype.element_ty), mask=inside)
+    row, out = logits + b * C, gradient + b * C
+    if UNIT != VEC and first == 0:
+        c, inside = edge(head, vectors, C, VEC, LANES)
+        x = tl.load(row + c, mask=inside, other=0.0).to(DTYPE)
+        value = above * tl.exp2((x - top) * k - shift) - below
+        tl.store(out + c, value.to(gradient.dtype.element_ty), mask=inside)
+    # Listed classes are written again, with their own target, so that low precision rounds once. The barrier keeps the
+    # order; a class that is listed twice has one target.
     tl.debug_barrier()
-    target += tl.where(ids == hard_class, hard_share, 0.0)
-    _store_listed(row_ptr, out_ptr, ids, target, start, factor, total, top, log_sum, scale, BLOCK)
-    if HAS_SECOND:
-        tl.debug_barrier()
-        target_2 += tl.where(ids_2 == hard_class, hard_share, 0.0)
-        _store_listed(row_ptr, out_ptr, ids_2, target_2, start, factor, total, top, log_sum, scale, BLOCK)
-    if HAS_HARD:
-        tl.debug_barrier()
-        one = tl.full((1,), 0, tl.int32) + hard_class
-        target_3 = share * _weights_of(one, ids, w, each) + hard_share
-        if HAS_SECOND:
-            target_3 += share_2 * _weights_of(one, ids_2, w_2, each_2)
-        _store_listed(row_ptr, out_ptr, one, target_3, start, factor, total, top, log_sum, scale, BLOCK)
+    lowest = tl.where(first == 0, 0, head + first * VEC)
+    tail = tl.where(first == 0, head + vectors * VEC, C)
+    here = (ids >= lowest) & ((ids < head + last * VEC) | (ids >= tail)) & (place < LISTED_CLASSES)
+    c = tl.where(here, ids, 0)
+    x = tl.load(row + c, mask=here, other=0.0).to(DTYPE)
+    value = above * tl.exp2((x - top) * k - shift) - factor * target
+    tl.store(out + c, value.to(gradient.dtype.element_ty), mask=here)
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched; `launch_of` chooses, and a benchmark may try others.
+
+    Attributes:
+        lanes: vectors of 16 bytes that a program holds at once, a power of two from 32 up.
+        warps: of a program.
+        steps: times that a program of backward does so, before another takes over.
+    """
+
+    lanes: int
+    warps: int
+    steps: int = 1
+
+
+FORWARD_LANES, BACKWARD_LANES = 512, 512  # at most
+VECTORS_PER_THREAD = 2
+
+
+def launch_of(num_classes: int, itemsize: int, largest: int) -> Launch:
+    """The launch for rows of so many logits of so many bytes each."""
+    vectors = triton.cdiv(num_classes * itemsize, 16)
+    lanes = min(max(triton.next_power_of_2(vectors), 32), largest)
+    return Launch(lanes, max(lanes // (32 * VECTORS_PER_THREAD), 1))
+
+
+def _warps_for_labels(target: Target) -> int:
+    """Warps whose registers hold the labels of a row, and for two labels a chunk of the pairs that are compared."""
+    if target.second is None:
+        return _places(target.labels) // 256
+    return max(_places(target.labels), _places(target.second)) // 32
 
 
 def can_run(target: Target) -> bool:
@@ -263,65 +218,99 @@ def can_run(target: Target) -> bool:
     return max(first, second) <= MAX_LISTED and first * second <= MAX_PAIRS
 
 
+def listed_classes(target: Target) -> int:
+    """Classes that the parts of a target list in each row, empty places included."""
+    second = 0 if target.second is None else target.second.classes.shape[1]
+    return int(target.labels.classes.shape[1] + second + (target.hard is not None))
+
+
+def stats_width(target: Target) -> int:
+    """Numbers that forward leaves of each row."""
+    return 4 + 2 * listed_classes(target)
+
+
 def forward(
-    logits_BC: Tensor, target: Target, student_temperature: float, block: int = FORWARD_BLOCK
+    logits_BC: Tensor, target: Target, student_temperature: float, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Losses [B], and what `backward` needs of each row: top logit and log-sum-exp above it, [B, 2]."""
+    """Losses [B], and what `backward` needs of each row, [B, stats_width]."""
     B, C = logits_BC.shape
     dtype = loss_dtype(logits_BC.dtype)
-    loss, stats = logits_BC.new_empty(B, dtype=dtype), logits_BC.new_empty(B, 2, dtype=dtype)
-    block = min(triton.next_power_of_2(C), block)
+    loss, stats = logits_BC.new_empty(B, dtype=dtype), logits_BC.new_empty(B, stats_width(target), dtype=dtype)
     if B:
-        arguments = (loss, stats, C, *_arguments(target, student_temperature))
+        logits_BC = _aligned(logits_BC)
+        launch = launch or launch_of(C, logits_BC.element_size(), FORWARD_LANES)
+        warps = max(launch.warps, _warps_for_labels(target))
+        constants = _constants(target) | _row_constants(C, logits_BC.dtype, launch._replace(warps=warps))
+        numbers = (_number(_bounded(target.temperature), dtype), _number(1.0 / student_temperature, dtype))
         with torch.cuda.device_of(logits_BC):
-            _forward_kernel[(B,)](logits_BC.contiguous(), *arguments, **_constants(target, dtype, block))
+            _forward_kernel[(B,)](
+                logits_BC, loss, stats, C // constants["UNIT"], *numbers, *_tensors(target), **constants
+            )
     return loss, stats
 
 
 def backward(
     grad_B: Tensor,
     logits_BC: Tensor,
-    stats_B2: Tensor,
-    target: Target,
+    stats_BS: Tensor,
     student_temperature: float,
-    block: int = BACKWARD_BLOCK,
+    launch: Launch | None = None,
 ) -> Tensor:
     """The gradient in the logits [B, C], of their dtype."""
     B, C = logits_BC.shape
     gradient_BC = logits_BC.new_empty(B, C)
-    block = min(triton.next_power_of_2(C), block)
     if B:
-        tensors = (grad_B.contiguous(), gradient_BC, logits_BC.contiguous(), stats_B2)
-        arguments = (*tensors, C, *_arguments(target, student_temperature))
-        constants = _constants(target, loss_dtype(logits_BC.dtype), block)
+        logits_BC = _aligned(logits_BC)
+        launch = launch or launch_of(C, logits_BC.element_size(), BACKWARD_LANES)
+        constants = _row_constants(C, logits_BC.dtype, launch)
+        listed = (stats_BS.shape[1] - 4) // 2
+        part = launch.lanes * launch.steps
+        grid = (B, max(triton.cdiv(C // constants["VEC"], part), 1))
         with torch.cuda.device_of(logits_BC):
-            _backward_kernel[(B, triton.cdiv(C, block))](*arguments, **constants)
+            _backward_kernel[grid](
+                grad_B.contiguous(), gradient_BC, logits_BC, stats_BS,
+                C // constants["UNIT"], _number(1.0 / student_temperature, stats_BS.dtype), part,
+                LISTED_CLASSES=listed, PLACES=triton.next_power_of_2(listed), **constants,
+            )  # fmt: skip
     return gradient_BC
+
+
+def _aligned(logits_BC: Tensor) -> Tensor:
+    """The same logits row after row, from an address on that is a multiple of 16."""
+    logits_BC = logits_BC.contiguous()
+    return logits_BC.clone() if logits_BC.data_ptr() % 16 else logits_BC
+
+
+def _bounded(temperature: float) -> float:
+    return min(max(float(temperature), 1 / EXTREME_TEMPERATURE), EXTREME_TEMPERATURE)
+
+
+def _number(value: float, dtype: torch.dtype) -> float | int:
+    """A number for a kernel that computes in this dtype: Triton makes a float32 of a float, so float64 goes as bits."""
+    return struct.unpack("<q", struct.pack("<d", value))[0] if dtype == torch.float64 else value
 
 
 def _places(labels: Labels) -> int:
     return int(triton.next_power_of_2(labels.classes.shape[1]))
 
 
-def _arguments(target: Target, student_temperature: float) -> tuple[Any, ...]:
-    """Run-time arguments of both kernels, from the label temperature on."""
+def _tensors(target: Target) -> tuple[Any, ...]:
+    """The tensors of a target and the lengths of its planes, contiguous; None for one that is absent."""
     second = target.second or Labels(*target.labels[:3])
     return (
-        min(max(float(target.temperature), 1 / EXTREME_TEMPERATURE), EXTREME_TEMPERATURE),
-        1.0 / student_temperature,
-        *_tensors(target.labels),
-        *_tensors(second),
+        *_label_tensors(target.labels),
+        *_label_tensors(second),
         *(None if tensor is None else tensor.contiguous() for tensor in (target.mix, target.hard, target.hard_weight)),
     )
 
 
-def _tensors(labels: Labels) -> tuple[Any, ...]:
+def _label_tensors(labels: Labels) -> tuple[Any, ...]:
     rows = None if labels.rows is None else labels.rows.contiguous()
     return labels.classes.contiguous(), labels.weights.contiguous(), labels.rest.contiguous(), rows, len(labels.classes)
 
 
-def _constants(target: Target, dtype: torch.dtype, block: int) -> dict[str, Any]:
-    """Compile-time arguments of both kernels: another combination compiles another kernel."""
+def _constants(target: Target) -> dict[str, Any]:
+    """Compile-time arguments of a target: another combination compiles another kernel."""
     second = target.second or target.labels
     return {
         "CODED": target.labels.coded,
@@ -333,8 +322,17 @@ def _constants(target: Target, dtype: torch.dtype, block: int) -> dict[str, Any]
         "K_2": second.classes.shape[1],
         "PLACES_2": _places(second),
         "HAS_HARD": target.hard is not None,
+    }
+
+
+def _row_constants(num_classes: int, dtype: torch.dtype, launch: Launch) -> dict[str, Any]:
+    """Compile-time arguments of rows of logits, and options of the launch."""
+    vec = 16 // dtype.itemsize
+    return {
         "DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        "BLOCK": block,
-        "num_warps": min(max(block // 256, 1), 16),
+        "UNIT": math.gcd(num_classes, vec),
+        "VEC": vec,
+        "LANES": launch.lanes,
+        "num_warps": launch.warps,
         "enable_fp_fusion": True,
     }

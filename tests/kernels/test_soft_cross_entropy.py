@@ -176,23 +176,57 @@ def test_the_reference_equals_the_dense_loss(make_logits, p):
 @pytest.mark.triton
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
 @settings(deadline=None, max_examples=25)
-@given(p=problems(SMALL), dtype=DTYPES, block=st.sampled_from([64, 512]))
-def test_triton_equals_the_dense_loss(make_logits, p, dtype, block):
+@given(p=problems(SMALL), dtype=DTYPES, lanes=st.sampled_from([32, 128]), steps=st.sampled_from([1, 3]))
+def test_triton_equals_the_dense_loss(make_logits, p, dtype, lanes, steps):
     from tests.kernels import triton_loss as triton
 
     logits, target, temperature = make_problem(make_logits, p)
     logits = logits.to(dtype)
     if not triton.can_run(target):
         return
-    loss, stats = triton.forward(logits, target, temperature, block)
+    launch = triton.Launch(lanes, 1, steps)
+    loss, stats = triton.forward(logits, target, temperature, launch)
     factor = torch.linspace(0.5, 2, p["B"]).to(loss.dtype)
-    gradient = triton.backward(factor, logits, stats, target, temperature, block)
+    gradient = triton.backward(factor, logits, stats, temperature, launch)
     # The interpreter truncates to bfloat16, which a GPU rounds: twice the error.
     slack = 2 if dtype == torch.bfloat16 else 1
     assert_near(loss, gradient, logits, target, temperature, factor, slack)
 
 
+@pytest.mark.triton
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
+@pytest.mark.fault("17.B7 float64 temperatures reached the kernel as float32")
+def test_triton_computes_in_float64_throughout(make_logits):
+    from tests.kernels import triton_loss as triton
+
+    target = Target(make_labels(make_logits, "coded", "gaussian", 3, 41, 7, 0), 1.7)
+    logits = make_logits("gaussian", 3, 41, 1).double()
+    loss, stats = triton.forward(logits, target, 2.3)
+    expected, expected_stats = cpu.forward(logits, target, 2.3)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    gradient = triton.backward(torch.ones_like(loss), logits, stats, 2.3)
+    expected = cpu.backward(torch.ones_like(loss), logits, expected_stats, target, 2.3)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.triton
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("C", [3, 7, 9, 15, 16, 17, 24, 33, 515])
+def test_triton_reads_rows_that_start_anywhere(make_logits, C, dtype):
+    """Rows whose first and last logits share 16 bytes with their neighbours; logits that are a part of a tensor."""
+    from tests.kernels import triton_loss as triton
+
+    target = Target(make_labels(make_logits, "coded", "gaussian", 9, C, 3, 0))
+    whole = make_logits("gaussian", 1, 9 * C + 3, 1).to(dtype)[0]
+    logits = whole[3:].view(9, C)
+    loss, stats = triton.forward(logits, target, 1.0, triton.Launch(32, 1))
+    gradient = triton.backward(torch.ones_like(loss), logits, stats, 1.0, triton.Launch(32, 1))
+    assert_near(loss, gradient, logits, target, 1.0, slack=2 if dtype == torch.bfloat16 else 1)
+
+
 @pytest.mark.slow
+@pytest.mark.fault("17.B5 two long labels spilled registers")
 def test_triton_compiles_for_a_gpu_that_is_not_here():
     command = [sys.executable, "-m", "tests.kernels.compile_triton", "90"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
@@ -266,7 +300,8 @@ def backends():
 
     def run(backend, logits, target):
         loss, stats = backend.forward(logits, target, 1.0)
-        return loss, backend.backward(torch.ones_like(loss), logits, stats, target, 1.0)
+        arguments = (target, 1.0) if backend is cpu else (1.0,)
+        return loss, backend.backward(torch.ones_like(loss), logits, stats, *arguments)
 
     return {"cpu": lambda *a: run(cpu, *a), "triton": lambda *a: run(triton, *a)}
 
