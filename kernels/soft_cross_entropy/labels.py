@@ -50,6 +50,12 @@ class Target(NamedTuple):
     hard: Tensor | None = None
     hard_weight: Tensor | None = None
 
+    @property
+    def listed(self) -> int:
+        """Classes that the parts list in each row, empty places included."""
+        second = 0 if self.second is None else self.second.classes.shape[1]
+        return self.labels.classes.shape[1] + second + (self.hard is not None)
+
 
 class Part(NamedTuple):
     """A part of the targets: a share of each row [B] that goes to listed classes [B, K] and to each other class [B].

@@ -102,10 +102,7 @@ def stats_width(logits_BC: Tensor, target: Target) -> int:
 
     Those are its rest and its mass, and weight and id of each class that it lists.
     """
-    if logits_BC.is_cpu:
-        return 2
-    second = 0 if target.second is None else target.second.classes.shape[1]
-    return 4 + 2 * (target.labels.classes.shape[1] + second + (target.hard is not None))
+    return 2 if logits_BC.is_cpu else 4 + 2 * target.listed
 
 
 class _Eager(torch.autograd.Function):

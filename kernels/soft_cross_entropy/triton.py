@@ -218,24 +218,13 @@ def can_run(target: Target) -> bool:
     return max(first, second) <= MAX_LISTED and first * second <= MAX_PAIRS
 
 
-def listed_classes(target: Target) -> int:
-    """Classes that the parts of a target list in each row, empty places included."""
-    second = 0 if target.second is None else target.second.classes.shape[1]
-    return int(target.labels.classes.shape[1] + second + (target.hard is not None))
-
-
-def stats_width(target: Target) -> int:
-    """Numbers that forward leaves of each row."""
-    return 4 + 2 * listed_classes(target)
-
-
 def forward(
     logits_BC: Tensor, target: Target, student_temperature: float, launch: Launch | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Losses [B], and what `backward` needs of each row, [B, stats_width]."""
+    """Losses [B], and what `backward` needs of each row, [B, 4 + 2 * target.listed]."""
     B, C = logits_BC.shape
     dtype = loss_dtype(logits_BC.dtype)
-    loss, stats = logits_BC.new_empty(B, dtype=dtype), logits_BC.new_empty(B, stats_width(target), dtype=dtype)
+    loss, stats = logits_BC.new_empty(B, dtype=dtype), logits_BC.new_empty(B, 4 + 2 * target.listed, dtype=dtype)
     if B:
         logits_BC = _aligned(logits_BC)
         launch = launch or launch_of(C, logits_BC.element_size(), FORWARD_LANES)

@@ -291,7 +291,7 @@ def test_a_probability_of_zero_asks_nothing(low):
 
 
 # In Triton's interpreter infinite gaps go through NumPy.
-numpy_is_quiet = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered")
+numpy_is_quiet = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
 
 
 def backends():
