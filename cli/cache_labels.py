@@ -65,7 +65,7 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
 
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
-    ranks = Ranks.from_environment()
+    ranks = Ranks.current()
     try:
         with stop_requests("finishing the unit in hand; once more stops at once, and loses it", patient=False) as stop:
             report = cache_labels(data, store, teachers, subset=ids, progress=True, stop=stop, ranks=ranks, **options)

@@ -68,7 +68,7 @@ def print_result(result: Result, as_json: bool) -> None:
     """The outcome of a run, on stdout; of several ranks the first one tells it."""
     from fastlabel.system.ranks import Ranks
 
-    if not Ranks.from_environment().first:
+    if not Ranks.current().first:
         return
     if as_json:
         click.echo(json.dumps(result.to_dict()))

@@ -16,11 +16,12 @@ import torch
 from fastlabel.cli.main import main
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.classifier import Classifier, ModelSpec
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import seed_rank
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Trainer
 from fastlabel.train.objectives import cached_loss
-from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.process_group import training_ranks
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 from fastlabel.views import ViewPolicy
@@ -44,20 +45,20 @@ def run_command(arguments: Sequence[str]) -> int:
     raise AssertionError("click ends with SystemExit")
 
 
-def train_uneven(folder: Path, out: Path, group: Group, views_per_image: int = 1) -> None:
+def train_uneven(folder: Path, out: Path, ranks: Ranks, views_per_image: int = 1) -> None:
     """60 samples in batches of 59, so that a rank has nothing of the last one; one image to evaluate on."""
     crops = 59 * views_per_image
     torch.manual_seed(0)
     model = Classifier(ModelSpec(ARCH, 3, 16))
-    seed_rank(0, group)
-    share = {"rank": group.ranks.rank, "world_size": group.size}
+    seed_rank(0, ranks)
+    share = {"rank": ranks.rank, "world_size": ranks.world_size}
     data, store = folder / "data.beton", folder / "labels.zarr"
     loader = SoftLabelLoader(data, store, crops, seed=1, **share, views_per_image=views_per_image)
     one = SoftLabelLoader(data, None, 2, policy=ViewPolicy.center(16), indices=[7], shuffle=False, **share)
     recipe = Recipe(epochs=3, batch_size=crops, lr=0.02)
-    evaluate = Evaluator(one, group=group)
+    evaluate = Evaluator(one, ranks=ranks)
     trainer = Trainer(
-        model, loader, cached_loss(), evaluate, recipe, Run(out, {}), torch.device("cpu"), group=group, keep_every=0
+        model, loader, cached_loss(), evaluate, recipe, Run(out, {}), torch.device("cpu"), ranks=ranks, keep_every=0
     )
     trainer.fit()
 
@@ -79,7 +80,7 @@ if __name__ == "__main__":
     if rank == 0:
         shutil.copytree(folder / "stopped", folder / "copy")
     codes.append(run_command([*student_arguments(folder, folder / "stopped"), "--resume"]))
-    with training_group(torch.device("cpu")) as group:
-        train_uneven(folder, folder / "uneven", group)
-        train_uneven(folder, folder / "pairs", group, views_per_image=2)
+    with training_ranks(torch.device("cpu")) as (ranks, _):
+        train_uneven(folder, folder / "uneven", ranks)
+        train_uneven(folder, folder / "pairs", ranks, views_per_image=2)
     (folder / f"codes-{rank}").write_text(" ".join(map(str, codes)))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from fastlabel.teachers.spec import AnyTeacher, describe, load_teachers
 from fastlabel.views import ViewPolicy
 
 DEFAULT_POLICY = "random-resized-crop"
+# A rank may wait for another one's unit, which takes as long as its teacher takes; torchrun ends those whose peer died.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def cache_labels(
         ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
         device: default CUDA when there is one.
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
-        ranks: the processes that share the work, unit by unit; default what torchrun says.
+        ranks: the processes that share the work, unit by unit; default those of torch.distributed or torchrun.
 
     Raises:
         InputError: an argument cannot be used. ManifestMismatchError: the store is of another run.
@@ -115,7 +118,7 @@ def cache_labels(
         TeacherError: a teacher's logits have the wrong width, or are NaN or infinite (names the samples).
         ImageDecodeError: an image is broken (names the sample).
     """
-    ranks = ranks or Ranks.from_environment()
+    ranks = ranks or Ranks.current()
     device = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
     wanted = policy.size if isinstance(policy, ViewPolicy) else size
@@ -127,7 +130,7 @@ def cache_labels(
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)
     infos = tuple(describe(teacher, beton, k, device, forward_batch) for teacher in models)
-    with ranks.group():
+    with ranks.group(PATIENCE) as ranks:
         if ranks.first:
             beton.fingerprint(progress)  # kept in a file, for the ranks that see it
         ranks.agree(None)
@@ -143,7 +146,7 @@ def cache_labels(
         _check_ranks(ranks, manifest)
         growth = plan_growth(Path(store), manifest, ids)
         decode_batch = decode_batch or decode_batch_size(policy.size, device)
-        images = make_image_loader(beton, policy, decode_batch, num_workers, device)
+        images = make_image_loader(beton, policy, decode_batch, ranks.workers(num_workers), device)
         forwards = [TeacherForward(*pair, device) for pair in zip(models, manifest.teachers, strict=True)]
         if dry_run:
             return _estimate(Path(store), growth, ids, images, forwards)

@@ -18,10 +18,10 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
 from fastlabel.models.classifier import Classifier
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.checkpoint import epoch_path
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Trainer
-from fastlabel.train.process_group import Group
 from fastlabel.views import ViewPolicy
 
 EVALUATION_BATCH = 256
@@ -75,7 +75,8 @@ def make_evaluator(
     val: Beton,
     training: ViewPolicy,
     workers: int,
-    group: Group,
+    ranks: Ranks,
+    device: torch.device,
     amp: bool = False,
     class_map: Sequence[int] | None = None,
 ) -> Evaluator:
@@ -86,33 +87,33 @@ def make_evaluator(
     loader = SoftLabelLoader(
         val,
         None,
-        batch_size=EVALUATION_BATCH * group.size,
-        device=group.device,
+        batch_size=EVALUATION_BATCH * ranks.world_size,
+        device=device,
         policy=evaluation_policy(training, val),
-        num_workers=group.workers(workers),
+        num_workers=ranks.workers(workers),
         shuffle=False,
         class_map=class_map,
-        rank=group.ranks.rank,
-        world_size=group.size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
-    return Evaluator(loader, group.device, group, amp)
+    return Evaluator(loader, device, ranks, amp)
 
 
-def prepare(model: Classifier, sync_batch_norm: bool, group: Group) -> Classifier:
+def prepare(model: Classifier, sync_batch_norm: bool, ranks: Ranks, device: torch.device) -> Classifier:
     """The model as all ranks train it; with `sync_batch_norm` its batch norm takes statistics over all of them.
 
     Without, each rank normalises its slice of a batch by that slice alone, as PyTorch does by default. Raises
     InputError where that cannot be had.
     """
-    if not sync_batch_norm or group.size == 1:
+    if not sync_batch_norm or ranks.alone:
         return model
-    if group.device.type != "cuda":
-        raise InputError(f"PyTorch synchronises batch norm on CUDA only, not on {group.device}: leave it off")
+    if device.type != "cuda":
+        raise InputError(f"PyTorch synchronises batch norm on CUDA only, not on {device}: leave it off")
     synchronised: Classifier = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return synchronised
 
 
-def drops_last(images: int, batch_size: int, model: nn.Module, group: Group, views_per_image: int = 1) -> bool:
+def drops_last(images: int, batch_size: int, model: nn.Module, ranks: Ranks, views_per_image: int = 1) -> bool:
     """Whether the last batch is left out, because batch norm could not train on what a process gets of it.
 
     That is a single crop, and among several ranks less than two crops for each; networks without batch norm lose
@@ -122,15 +123,15 @@ def drops_last(images: int, batch_size: int, model: nn.Module, group: Group, vie
     last = images % in_batch if images > in_batch else 0
     if last * views_per_image == 1:
         return True
-    least = _least_for_batch_norm(model) if group.size > 1 else 0
+    least = _least_for_batch_norm(model) if not ranks.alone else 0
     whole = min(in_batch, images)
     # A rank takes images with all their crops.
-    if whole // group.size * views_per_image < least:
+    if whole // ranks.world_size * views_per_image < least:
         raise InputError(
-            f"batches of {whole} images leave less than {least} to each of {group.size} ranks, too few for this "
+            f"batches of {whole} images leave less than {least} to each of {ranks.world_size} ranks, too few for this "
             "network's batch norm: take larger batches or fewer ranks"
         )
-    return last > 0 and last // group.size * views_per_image < least
+    return last > 0 and last // ranks.world_size * views_per_image < least
 
 
 def _least_for_batch_norm(model: nn.Module) -> int:
@@ -149,10 +150,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def seed_rank(seed: int, group: Group) -> None:
+def seed_rank(seed: int, ranks: Ranks) -> None:
     """Random numbers of its own for every rank but the first, so that dropout differs between their slices."""
-    if not group.first:
-        digest = hashlib.sha256(f"{seed} {group.ranks.rank}".encode()).digest()
+    if not ranks.first:
+        digest = hashlib.sha256(f"{seed} {ranks.rank}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "little"))
 
 

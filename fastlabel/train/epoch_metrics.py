@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastlabel.errors import FastlabelError, InputError
-from fastlabel.train.process_group import Group
+from fastlabel.system.ranks import Ranks
 
 STEPS_BETWEEN_CHECKS = 50
 
@@ -52,14 +52,14 @@ class Tally:
         self.images += len(losses_B)
         self._open.append((losses_B.double().sum(), (logits_BC.argmax(dim=1) == targets_B).sum()))
 
-    def metrics(self, group: Group) -> dict[str, float]:
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
         """`train_loss` in nats and `train_accuracy` as a share of 1, of each crop when it was trained on.
 
         With `seconds` and `images_per_second` of the epoch. Over all ranks.
         """
         self.settle()
         seconds = self.seconds
-        loss_sum, hits, images = group.sum([self._loss_sum, self._hits, self.images])
+        loss_sum, hits, images = ranks.sum([self._loss_sum, self._hits, self.images])
         if images == 0:
             raise InputError(f"epoch {self.epoch} had no images to train on")
         return {

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.objectives import Batch
-from fastlabel.train.process_group import Group
 
 CACHE_LIMIT_BYTES = 256 * 2**20
 
@@ -18,7 +18,7 @@ CACHE_LIMIT_BYTES = 256 * 2**20
 class Evaluator:
     """Evaluates on the same images again and again; images of up to 256 MiB in all are decoded only once.
 
-    `batches` gives the whole set each time that it is iterated, or this rank's share where `group` has several.
+    `batches` gives the whole set each time that it is iterated, or this rank's share where `ranks` are several.
     `amp` evaluates in bfloat16, as a network that was trained so is used.
     """
 
@@ -26,12 +26,12 @@ class Evaluator:
         self,
         batches: Iterable[Batch],
         device: str | torch.device = "cpu",
-        group: Group | None = None,
+        ranks: Ranks | None = None,
         amp: bool = False,
     ) -> None:
         self._batches = batches
         self._device = torch.device(device)
-        self._group = group or Group()
+        self._ranks = ranks or Ranks()
         self._amp = amp
         self._cache: list[tuple[Tensor, Tensor]] | None = None
 
@@ -54,7 +54,7 @@ class Evaluator:
             if len(targets):
                 sums += self._sums(model, images.to(self._device), targets.to(self._device))
             between()
-        loss, top1, top5, count = self._group.sum(sums.tolist())
+        loss, top1, top5, count = self._ranks.sum(sums.tolist())
         if count == 0:
             raise InputError("there are no images to evaluate on")
         return {"val_loss": loss / count, "val_accuracy": top1 / count, "val_top5": top5 / count}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
-from fastlabel.train.process_group import Group
 
 SECONDS_BETWEEN_SAVES = 60.0
 SHARE_OF_SAVES = 0.05  # of the time, at most, where a save takes long
@@ -21,9 +21,9 @@ class Interruptions:
     the next time is agreed on too. A process alone looks at every step.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         self.stop = StopRequest()
-        self._group = group
+        self._ranks = ranks
         self._saved_at, self._pause = time.monotonic(), SECONDS_BETWEEN_SAVES
         self._asked_at, self._steps, self._every = time.monotonic(), 0, 1
 
@@ -34,9 +34,9 @@ class Interruptions:
             return None, False
         now = time.monotonic()
         step_ms = math.ceil(1000 * (now - self._asked_at) / self._steps)
-        signum, save, step_ms = self._group.largest(self.stop.signum or 0, int(self.save_is_due), step_ms)
+        signum, save, step_ms = self._ranks.largest(self.stop.signum or 0, int(self.save_is_due), step_ms)
         self._asked_at, self._steps = now, 0
-        if self._group.size > 1:
+        if not self._ranks.alone:
             steps = int(1000 * SECONDS_BETWEEN_AGREEMENTS / max(1, step_ms))
             self._every = min(max(1, steps), STEPS_BETWEEN_AGREEMENTS)
         return signum or None, bool(save)
@@ -44,7 +44,7 @@ class Interruptions:
     @property
     def save_is_due(self) -> bool:
         """Whether rank 0, being this one, has not saved for long."""
-        return self._group.first and time.monotonic() - self._saved_at > self._pause
+        return self._ranks.first and time.monotonic() - self._saved_at > self._pause
 
     def saved(self, seconds: float) -> None:
         """A save is done, which took so long."""

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from fastlabel.errors import InputError
 from fastlabel.models.classifier import Classifier
+from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.interruptions import Interruptions
 from fastlabel.train.objectives import Batch, PerSampleLoss
-from fastlabel.train.process_group import Group, lost_ranks
+from fastlabel.train.process_group import backward, share_buffers, wrap
 from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
 from fastlabel.train.run_folder import Run
@@ -66,7 +67,7 @@ class Trainer:
     """Trains `model` on `loader` inside `run`, continuing after the last step saved there.
 
     `keep_every` n keeps the checkpoints of every n-th epoch and of the initialisation (0: of the last epoch
-    alone); `eval_every` n evaluates every n-th epoch and the last one. With several ranks in `group`, each runs one
+    alone); `eval_every` n evaluates every n-th epoch and the last one. With several `ranks`, each runs one
     Trainer, and the gradient of a step is that of the whole batch.
     """
 
@@ -80,7 +81,7 @@ class Trainer:
     keep_every: int = 1
     eval_every: int = 1
     reporter: Reporter | None = None
-    group: Group = field(default_factory=Group)
+    ranks: Ranks = field(default_factory=Ranks)
     optimizer: torch.optim.Optimizer = field(init=False)
     network: torch.nn.Module = field(init=False)
 
@@ -92,7 +93,7 @@ class Trainer:
         self.recipe = self.recipe.on(self.device)
         self.model.to(self.device)
         self.optimizer = self.recipe.make_optimizer(self.model.parameters())
-        self._interruptions = Interruptions(self.group)
+        self._interruptions = Interruptions(self.ranks)
 
     def fit(self, resume: bool = False) -> list[dict[str, Any]]:
         """Train to the last epoch; the metrics of every epoch.
@@ -101,7 +102,7 @@ class Trainer:
         FastlabelError when the loss stops being finite, or another rank fails; Interrupted, with everything up to
         the step in hand saved, after a SIGINT or SIGTERM.
         """
-        last = self.group.on_first(partial(self.run.begin, resume))
+        last = self.ranks.on_first(partial(self.run.begin, resume))
         with _stop_requests() as self._interruptions.stop, fastest_convolutions(self.device):
             tally = self._restore(last)
             self.network = self._trained_network()
@@ -110,10 +111,10 @@ class Trainer:
                 self.reporter.start(done, self.recipe.epochs, len(self.loader))
             for epoch in range(tally.epoch, self.recipe.epochs + 1):
                 self._run_epoch(tally if epoch == tally.epoch else Tally(epoch))
-        return self.group.on_first(self.run.metrics)
+        return self.ranks.on_first(self.run.metrics)
 
     def _trained_network(self) -> torch.nn.Module:
-        network = self.group.wrap(self.model)
+        network = wrap(self.model, self.ranks, self.device)
         if not self.recipe.compile:
             return network
         # The last batch of an epoch is a shape of its own, compiled once: not a reason to compile for any size.
@@ -123,11 +124,11 @@ class Trainer:
         self._train_epoch(tally)
         # The rate of the last step, which an earlier process may have made.
         lr = self.recipe.lr_at(tally.epoch * len(self.loader) - 1, len(self.loader))
-        metrics = {"epoch": tally.epoch, **tally.metrics(self.group), "lr": lr}
+        metrics = {"epoch": tally.epoch, **tally.metrics(self.ranks), "lr": lr}
         if self._due(tally.epoch, self.eval_every):
-            self.group.share_buffers(self.model)
+            share_buffers(self.model, self.ranks)
             metrics |= self.evaluate(self.model, partial(self._between, tally))
-        if self.group.first:
+        if self.ranks.first:
             self.run.append(metrics)
         self._save_epoch(tally.epoch, metrics)
         if self.reporter is not None:
@@ -157,21 +158,20 @@ class Trainer:
         # A rank without a sample of this batch takes part with one of no weight.
         empty = not len(batch.targets)
         images = batch.images.new_zeros((1, *batch.images.shape[1:])) if empty else batch.images
-        with lost_ranks():
-            with self.recipe.autocast(self.device):
-                logits_BC = self.network(images)
-            losses_B = logits_BC.float().sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            self._mean(losses_B, tally.steps).backward()
+        with self.recipe.autocast(self.device):
+            logits_BC = self.network(images)
+        losses_B = logits_BC.float().sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        backward(self._mean(losses_B, tally.steps), self.ranks)
         self.optimizer.step()
         taken = len(batch.targets)
         return losses_B.detach()[:taken], logits_BC.detach()[:taken]
 
     def _mean(self, losses_B: Tensor, step: int) -> Tensor:
         """What makes the gradient, averaged over the ranks, that of the mean over the whole batch."""
-        if self.group.size == 1:
+        if self.ranks.alone:
             return losses_B.mean()
-        return losses_B.sum() * (self.group.size / self.loader.samples_in(step))
+        return losses_B.sum() * (self.ranks.world_size / self.loader.samples_in(step))
 
     def _between(self, tally: Tally, at_once: bool = False) -> None:
         """Between two steps: save when it is time, stop when that was asked for, on all ranks alike."""
@@ -189,17 +189,17 @@ class Trainer:
         # Timings differ from run to run; without them the same training gives the same bytes.
         metrics = {name: value for name, value in metrics.items() if name not in _TIMINGS}
         kept = self._due(epoch, self.keep_every)
-        if kept and self.group.first:
+        if kept and self.ranks.first:
             save_checkpoint(epoch_path(self.run.path, epoch), self.model, epoch=epoch, metrics=metrics)
         due = kept or self._due(epoch, self.eval_every)
-        if due or self.group.largest(int(self._interruptions.save_is_due))[0]:
+        if due or self.ranks.largest(int(self._interruptions.save_is_due))[0]:
             self._save(epoch, metrics, None)
 
     def _save(self, epoch: int, metrics: Mapping[str, Any], tally: Tally | None) -> None:
         """Write last.pt, `epoch` epochs done and `tally` of the one begun."""
         began = time.monotonic()
-        ranks = self.group.gather(snapshot(self.device, tally))
-        if self.group.first:
+        ranks = self.ranks.gather(snapshot(self.device, tally))
+        if self.ranks.first:
             extra = {"optimizer": self.optimizer.state_dict(), "loader": self.loader.state_dict(), "ranks": ranks}
             extra["config"] = dict(self.run.identity)
             save_checkpoint(self.run.path / "last.pt", self.model, epoch=epoch, metrics=metrics, extra=extra)
@@ -208,14 +208,14 @@ class Trainer:
     def _restore(self, last: dict[str, Any] | None) -> Tally:
         """Take up the last state saved; the tally of the epoch to go on with."""
         if last is None:
-            if self.keep_every and self.group.first:
+            if self.keep_every and self.ranks.first:
                 save_checkpoint(epoch_path(self.run.path, 0), self.model, epoch=0, metrics={})
             return Tally(1)
         self.model.load_state_dict(last["state"])
         load_optimizer(self.optimizer, last["optimizer"])
         self.loader.load_state_dict(last["loader"])
         tally = Tally(last["epoch"] + 1)
-        restore_rank(last["ranks"], self.group, tally)
+        restore_rank(last["ranks"], self.ranks, self.device, tally)
         return tally
 
 

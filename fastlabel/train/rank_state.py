@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.epoch_metrics import Tally
-from fastlabel.train.process_group import Group
 
 
 def snapshot(device: torch.device, tally: Tally | None) -> dict[str, Any]:
@@ -19,24 +19,24 @@ def snapshot(device: torch.device, tally: Tally | None) -> dict[str, Any]:
     return {"rng": rng, "tally": None if tally is None else tally.state_dict()}
 
 
-def restore_rank(saved: Sequence[Mapping[str, Any]], group: Group, tally: Tally) -> None:
+def restore_rank(saved: Sequence[Mapping[str, Any]], ranks: Ranks, device: torch.device, tally: Tally) -> None:
     """Take up this rank's share of the state that all ranks saved.
 
     With another number of ranks, rank 0 takes over the sums, and ranks that were not there keep the random numbers
     that they were seeded with.
     """
-    rank = group.ranks.rank
+    rank = ranks.rank
     if rank < len(saved):
         rng = saved[rank]["rng"]
         torch.set_rng_state(rng["cpu"])
-        if group.device.type == "cuda" and "cuda" in rng:
-            torch.cuda.set_rng_state(rng["cuda"], group.device)
+        if device.type == "cuda" and "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"], device)
     tallies = [share["tally"] for share in saved]
     if tallies[0] is None:
         return
-    if len(saved) == group.size:
+    if len(saved) == ranks.world_size:
         tally.load_state_dict(tallies[rank])
-    elif group.first:
+    elif ranks.first:
         tally.load_state_dict(*tallies)
     else:
         tally.load_state_dict(tallies[0] | {"images": 0, "loss_sum": 0.0, "hits": 0})

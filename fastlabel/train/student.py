@@ -21,6 +21,7 @@ from fastlabel.sampling import images_per_class
 from fastlabel.store.manifest import TeacherInfo
 from fastlabel.store.store import LabelStore
 from fastlabel.system.devices import pick_device
+from fastlabel.system.ranks import Ranks
 from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.teachers.spec import recorded_teacher
 from fastlabel.train.common import (
@@ -36,7 +37,7 @@ from fastlabel.train.common import (
 )
 from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
-from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.process_group import training_ranks
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 
@@ -103,8 +104,8 @@ def train_student(config: StudentConfig, reporter: Reporter | None = None) -> Re
     (a folder that holds another run, data that do not fit together, too few images of a class), StoreError (a
     store that does not belong to the data or to the teacher) and FastlabelError (a loss that is not finite).
     """
-    with training_group(pick_device(config.device)) as group:
-        return _train(config, reporter if group.first else None, group)
+    with training_ranks(pick_device(config.device)) as (ranks, device):
+        return _train(config, reporter if ranks.first else None, ranks, device)
 
 
 def default_eval_every(epochs: int) -> int:
@@ -120,8 +121,8 @@ def student_ids(config: StudentConfig, data: Beton, store: LabelStore) -> npt.ND
     return images_per_class(data.targets, config.ipc, seed, among=store.ids, num_classes=data.num_classes)
 
 
-def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Result:
-    device, recipe = group.device, config.recipe.on(group.device)
+def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, device: torch.device) -> Result:
+    recipe = config.recipe.on(device)
     config = replace(config, recipe=recipe)
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
     check_same_classes(data, val)
@@ -131,9 +132,9 @@ def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Re
     num_classes, class_map = _classes(config, data, teacher)
     with seeded(config.seed, device):
         model = prepare(
-            Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, group
+            Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, ranks, device
         )
-        seed_rank(config.seed, group)
+        seed_rank(config.seed, ranks)
         loader = SoftLabelLoader(
             data,
             store,
@@ -142,25 +143,25 @@ def _train(config: StudentConfig, reporter: Reporter | None, group: Group) -> Re
             seed=config.seed,
             indices=ids,
             teacher=config.teacher_index,
-            num_workers=group.workers(config.workers),
-            drop_last=drops_last(len(ids), recipe.batch_size, model, group, config.views_per_image),
+            num_workers=ranks.workers(config.workers),
+            drop_last=drops_last(len(ids), recipe.batch_size, model, ranks, config.views_per_image),
             class_map=class_map,
-            rank=group.ranks.rank,
-            world_size=group.size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             views_per_image=config.views_per_image,
         )
         trainer = Trainer(
             model=model,
             loader=loader,
             loss=loss,
-            evaluate=make_evaluator(val, store.views, config.workers, group, bool(recipe.amp), class_map),
+            evaluate=make_evaluator(val, store.views, config.workers, ranks, device, bool(recipe.amp), class_map),
             recipe=recipe,
             run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every or default_eval_every(recipe.epochs),
             reporter=reporter,
-            group=group,
+            ranks=ranks,
         )
         return finish(trainer, config.resume)
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastlabel.dataset.beton import Beton
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.system.devices import pick_device
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import (
     Result,
     check_same_classes,
@@ -23,7 +26,7 @@ from fastlabel.train.common import (
 )
 from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import hard_loss
-from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.process_group import training_ranks
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 from fastlabel.views import ViewPolicy
@@ -67,20 +70,20 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
     SIGTERM it does as `train_student` does. Raises InputError (a folder that holds another run, data that do not
     fit together) and FastlabelError (a loss that is not finite).
     """
-    with training_group(pick_device(config.device)) as group:
-        return _train(config, reporter if group.first else None, group)
+    with training_ranks(pick_device(config.device)) as (ranks, device):
+        return _train(config, reporter if ranks.first else None, ranks, device)
 
 
-def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Result:
-    device, recipe = group.device, config.recipe.on(group.device)
+def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, device: torch.device) -> Result:
+    recipe = config.recipe.on(device)
     data, val = Beton.open(config.data), Beton.open(config.val)
     check_same_classes(data, val)
     policy = _view_policy(config, data)
     with seeded(config.seed, device):
         model = prepare(
-            Classifier(ModelSpec(config.arch, data.num_classes, policy.size)), config.sync_batch_norm, group
+            Classifier(ModelSpec(config.arch, data.num_classes, policy.size)), config.sync_batch_norm, ranks, device
         )
-        seed_rank(config.seed, group)
+        seed_rank(config.seed, ranks)
         loader = SoftLabelLoader(
             data,
             None,
@@ -88,10 +91,10 @@ def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Re
             device=device,
             seed=config.seed,
             policy=policy,
-            num_workers=group.workers(config.workers),
-            drop_last=drops_last(data.num_samples, recipe.batch_size, model, group),
-            rank=group.ranks.rank,
-            world_size=group.size,
+            num_workers=ranks.workers(config.workers),
+            drop_last=drops_last(data.num_samples, recipe.batch_size, model, ranks),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
         )
         identity = {
             "command": "train-teacher",
@@ -108,14 +111,14 @@ def _train(config: TeacherConfig, reporter: Reporter | None, group: Group) -> Re
             model=model,
             loader=loader,
             loss=hard_loss(recipe.label_smoothing),
-            evaluate=make_evaluator(val, policy, config.workers, group, bool(recipe.amp)),
+            evaluate=make_evaluator(val, policy, config.workers, ranks, device, bool(recipe.amp)),
             recipe=recipe,
             run=Run(Path(config.out), identity, config.to_dict()),
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every,
             reporter=reporter,
-            group=group,
+            ranks=ranks,
         )
         return finish(trainer, config.resume)
 

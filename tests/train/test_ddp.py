@@ -25,13 +25,14 @@ from fastlabel.models.classifier import Classifier
 from fastlabel.models.weights import read_checkpoint
 from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import drops_last, prepare
-from fastlabel.train.process_group import Group, training_group
+from fastlabel.train.process_group import training_ranks
 from fastlabel.views import ViewPolicy
 from tests.ddp_driver import EPOCHS, run_command, student_arguments, train_uneven
 from tests.stores import make_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMINGS = ("seconds", "images_per_second")
+CPU = torch.device("cpu")
 WAIT = 200  # seconds, for a machine with much else to do
 
 
@@ -70,8 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Rank 0 alone tells the outcome, of the first and of the resumed run.
     assert done.stdout.count("epoch-020.pt: top-1") == 2
     assert run_command(student_arguments(folder, folder / "one")) == 0
-    train_uneven(folder, folder / "uneven-one", Group())
-    train_uneven(folder, folder / "pairs-one", Group(), views_per_image=2)
+    train_uneven(folder, folder / "uneven-one", Ranks())
+    train_uneven(folder, folder / "pairs-one", Ranks(), views_per_image=2)
     return folder
 
 
@@ -155,19 +156,19 @@ def metrics_written(run: Path) -> int:
     return len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
 
 
-def two_ranks(rank: int = 0, device: str = "cpu") -> Group:
-    return Group(Ranks(rank, 2, rank), torch.device(device))
+def two_ranks(rank: int = 0) -> Ranks:
+    return Ranks(rank, 2, rank)
 
 
 def test_batch_norm_never_gets_a_single_image() -> None:
     plain, normed = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(normed))
     dropped = {
-        name: [rest for rest in range(8) if drops_last(80 + rest, 8, model, group)]
-        for name, model, group in (
-            ("plain", plain, Group()),
+        name: [rest for rest in range(8) if drops_last(80 + rest, 8, model, ranks)]
+        for name, model, ranks in (
+            ("plain", plain, Ranks()),
             ("plain on two", plain, two_ranks()),
-            ("batch norm", normed, Group()),
+            ("batch norm", normed, Ranks()),
             ("batch norm on two", normed, two_ranks()),
             ("synchronised on two", synchronised, two_ranks()),
         )
@@ -183,32 +184,32 @@ def test_batch_norm_never_gets_a_single_image() -> None:
     with pytest.raises(InputError, match="batches of 3 images leave less than 2 to each of 2 ranks"):
         drops_last(3, 8, normed, two_ranks())
     # Two crops of an image are enough for it: a batch of 8 crops has 4 images, and an image goes to one rank.
-    for model, group, wanted in ((normed, Group(), []), (normed, two_ranks(), [1]), (plain, two_ranks(), [])):
-        assert [rest for rest in range(4) if drops_last(80 + rest, 8, model, group, views_per_image=2)] == wanted
+    for model, ranks, wanted in ((normed, Ranks(), []), (normed, two_ranks(), [1]), (plain, two_ranks(), [])):
+        assert [rest for rest in range(4) if drops_last(80 + rest, 8, model, ranks, views_per_image=2)] == wanted
 
 
 def test_synchronised_batch_norm_needs_cuda() -> None:
     model = Classifier(make_teacher().model.spec)
-    assert prepare(model, True, Group()) is model and prepare(model, False, two_ranks()) is model
+    assert prepare(model, True, Ranks(), CPU) is model and prepare(model, False, two_ranks(), CPU) is model
     with pytest.raises(InputError, match="on CUDA only, not on cpu"):
-        prepare(model, True, two_ranks())
+        prepare(model, True, two_ranks(), CPU)
     normed: nn.Module = nn.Sequential(nn.BatchNorm1d(3))
-    made = prepare(normed, True, two_ranks(device="cuda:0"))  # type: ignore[arg-type]
+    made = prepare(normed, True, two_ranks(), torch.device("cuda:0"))  # type: ignore[arg-type]
     assert isinstance(next(iter(made.children())), nn.SyncBatchNorm)
 
 
 def test_cores_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    four = Group(Ranks(1, 8, 1))
-    assert (four.workers(0), four.workers(7), Group().workers(0), Group().workers(2)) == (3, 7, 0, 2)
+    four = Ranks(1, 8, 1)
+    assert (four.workers(0), four.workers(7), Ranks().workers(0), Ranks().workers(2)) == (3, 7, 0, 2)
 
 
 def test_one_gpu_for_two_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="one GPU, and there are 2 ranks"), training_group(torch.device("cuda:0")):
+    with pytest.raises(InputError, match="one GPU, and there are 2 ranks"), training_ranks(torch.device("cuda:0")):
         pass
     monkeypatch.setenv("LOCAL_RANK", "100")
-    with pytest.raises(InputError, match="wants one too"), training_group(torch.device("cuda")):
+    with pytest.raises(InputError, match="wants one too"), training_ranks(torch.device("cuda")):
         pass

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
+from fastlabel.system.ranks import Ranks
 from fastlabel.train import interruptions
 from fastlabel.train.interruptions import Interruptions
-from fastlabel.train.process_group import Group
 
 
-class TwoRanks(Group):
+class TwoRanks(Ranks):
     """This rank among two, the other of which asks for nothing and takes `other_ms` for a step."""
 
-    size, first, other_ms, calls = 2, True, 1, 0
+    other_ms, calls = 1, 0
 
     def largest(self, *values):
         type(self).calls += 1
@@ -26,7 +26,7 @@ class TwoRanks(Group):
 def test_the_slowest_rank_says_how_many_steps_are_about_a_second(monkeypatch, other_ms, steps):
     monkeypatch.setattr(TwoRanks, "other_ms", other_ms)
     monkeypatch.setattr(TwoRanks, "calls", 0)
-    asked = Interruptions(TwoRanks())
+    asked = Interruptions(TwoRanks(0, 2))
     asked.stop.signum = 15
     found = [asked.asked() for _ in range(1 + 2 * steps)]
     assert TwoRanks.calls == 3
@@ -35,13 +35,13 @@ def test_the_slowest_rank_says_how_many_steps_are_about_a_second(monkeypatch, ot
 
 def test_where_a_rank_would_wait_all_are_asked(monkeypatch):
     monkeypatch.setattr(TwoRanks, "calls", 0)
-    asked = Interruptions(TwoRanks())
+    asked = Interruptions(TwoRanks(0, 2))
     assert [asked.asked(at_once=True) for _ in range(5)] == [(None, False)] * 5
     assert TwoRanks.calls == 5
 
 
 def test_a_process_alone_looks_at_every_step(monkeypatch):
-    asked = Interruptions(Group())
+    asked = Interruptions(Ranks())
     assert asked.asked() == asked.asked() == (None, False)
     asked.stop.signum = 2
     assert asked.asked() == (2, False)
@@ -49,7 +49,7 @@ def test_a_process_alone_looks_at_every_step(monkeypatch):
 
 def test_a_save_that_takes_long_comes_less_often(monkeypatch):
     monkeypatch.setattr(interruptions, "SECONDS_BETWEEN_SAVES", 0.01)
-    asked = Interruptions(Group())
+    asked = Interruptions(Ranks())
     assert not asked.save_is_due
     time.sleep(0.02)
     assert asked.asked() == (None, True)
