@@ -9,6 +9,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +152,7 @@ def cache_labels(
         if dry_run:
             return _estimate(Path(store), growth, ids, images, forwards)
         with ExitStack() as held:
-            work = None
+            work: Any = None
             if ranks.first:
                 shared = ranks.world_size > 1
                 growth = held.enter_context(grown_store(Path(store), manifest, ids, beton.class_names, shared))

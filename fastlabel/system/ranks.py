@@ -48,12 +48,12 @@ class Ranks:
         if values[0] is None or values[1] is None:
             return cls()
         try:
-            ranks = cls(*(int(value or 0) for value in values))
+            rank, world_size, local_rank = (int(value or 0) for value in values)
         except ValueError:
             raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK are {values}, expected whole numbers") from None
-        if not 0 <= ranks.rank < ranks.world_size:
-            raise InputError(f"RANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}; start with torchrun")
-        return ranks
+        if not 0 <= rank < world_size:
+            raise InputError(f"RANK is {rank} and WORLD_SIZE {world_size}; start with torchrun")
+        return cls(rank, world_size, local_rank)
 
     @property
     def first(self) -> bool:

@@ -32,12 +32,13 @@ def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """The model as it is trained: `backward` averages its gradients over the ranks."""
     if ranks.alone:
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # `share_buffers` does it where they are used
-        gradient_as_bucket_view=True,
-    )
+    with talking():
+        network = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    # `share_buffers` does it where they are used. (The argument has another name in each version of PyTorch.)
+    network.broadcast_buffers = False
+    return network
 
 
 def backward(loss: torch.Tensor, ranks: Ranks) -> None:
