@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlabel.cli.teacher_options import named_teachers, trust_option
+
 if TYPE_CHECKING:
     from fastlabel.integrity.repair import RepairReport
 
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
     multiple=True,
     help="The teacher whose units are damaged; repeat it for several, and for each network of an ensemble.",
 )
+@trust_option
 @click.option("--workers", "num_workers", type=click.IntRange(min=0), default=0, help="Threads. [default: all cores]")
 @click.option("--device", help="cpu or cuda; must be the kind that labelled. [default: that]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def command(
-    ctx: click.Context, store: Path, data: Path, teachers: tuple[str, ...], as_json: bool, **options: Any
+    ctx: click.Context,
+    store: Path,
+    data: Path,
+    teachers: tuple[str, ...],
+    trust_program: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Label the damaged units of STORE.zarr again, to the same bytes, and rebuild its damaged metadata.
 
@@ -38,7 +47,7 @@ def command(
     from fastlabel.system.signals import stop_requests
 
     with stop_requests("finishing the unit in hand; once more stops at once") as stop:
-        report = repair_store(store, data, teachers, stop=stop, progress=True, **options)
+        report = repair_store(store, data, named_teachers(teachers, trust_program), stop=stop, progress=True, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:

@@ -14,6 +14,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 ITS_OWN = "-"  # for one teacher of several: what its source says
 _EACH = f"Once for all teachers, or once for each in order ({ITS_OWN}: what its source says)."
+trust_option = click.option(
+    "--trust-program",
+    is_flag=True,
+    help="Load teachers that are .pt2 programs. Loading one can run any code: only where you trust its maker.",
+)
 _OPTIONS = [
     click.option(
         "--teacher",
@@ -52,6 +57,7 @@ _OPTIONS = [
         type=click.Choice(["mean-logits", "mean-probs"]),
         help="Store all teachers as one: the mean of their logits, or of their probabilities.",
     ),
+    trust_option,
 ]
 
 
@@ -66,7 +72,8 @@ def take_teachers(options: dict[str, Any]) -> list[TeacherSpec]:
     """The teachers of these options, which are taken out of `options`; --ensemble stays."""
     from fastlabel.teachers.spec import TeacherSpec
 
-    sources, tf32, keeps = options.pop("teachers"), options.pop("tf32"), options.pop("keep_classes")
+    sources = options.pop("teachers")
+    same = {name: options.pop(name) for name in ("tf32", "keep_classes", "trust_program")}
     given: dict[str, Sequence[Any]] = {
         "arch": _for_each(options, "arch", sources, str),
         "mean": _for_each(options, "mean", sources, _colours),
@@ -78,12 +85,18 @@ def take_teachers(options: dict[str, Any]) -> list[TeacherSpec]:
     return [
         TeacherSpec(
             source,
-            tf32=tf32,
-            keep_classes=keeps,
+            **same,
             **{name: values[index] for name, values in given.items() if values[index] is not None},
         )
         for index, source in enumerate(sources)
     ]
+
+
+def named_teachers(sources: Sequence[str], trust_program: bool) -> list[TeacherSpec]:
+    """Teachers of a store, of which all but the weights is recorded there."""
+    from fastlabel.teachers.spec import TeacherSpec
+
+    return [TeacherSpec(source, trust_program=trust_program) for source in sources]
 
 
 def _for_each(options: dict[str, Any], name: str, sources: Sequence[str], read: Callable[[str], Any]) -> Sequence[Any]:

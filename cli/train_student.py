@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fastlabel.cli.teacher_options import trust_option
 from fastlabel.cli.training_options import ProgressBar, print_result, recipe_options, run_options, take_recipe
 
 
@@ -29,6 +30,7 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
     help="What labelled the store, for --labels online: a FILE, torchvision:NAME@WEIGHTS or timm:NAME; of an "
     "ensemble all members, in order. How it runs is in the store.",
 )
+@trust_option
 @click.option("--teacher-index", type=int, default=0, show_default=True, help="Which teacher of the store.")
 @click.option("--ipc", type=int, help="Train on this many random images per class.  [default: all]")
 @click.option("--ipc-seed", type=int, help="Chooses them.  [default: --seed]")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlabel.cli.teacher_options import named_teachers, trust_option
+
 if TYPE_CHECKING:
     from fastlabel.integrity.report import VerifyReport
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="A teacher of the store: make a sample of its labels again from the pixels of DATA, and compare.",
 )
+@trust_option
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
@@ -47,6 +50,7 @@ def command(
     store: Path,
     data: Path | None,
     teachers: tuple[str, ...],
+    trust_program: bool,
     complete: bool,
     as_json: bool,
     **options: Any,
@@ -61,7 +65,7 @@ def command(
 
     if teachers:
         keep_freed_memory()
-    report = verify_store(store, data, teachers, progress=True, **options)
+    report = verify_store(store, data, named_teachers(teachers, trust_program), progress=True, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:

@@ -21,7 +21,8 @@ from fastlabel.labelling.forward import TeacherForward
 from fastlabel.store import units as commit
 from fastlabel.store.units import ARRAYS, UnitAddress
 from fastlabel.system.progress import Progress
-from fastlabel.teachers.recorded import Source, find_teachers
+from fastlabel.teachers.recorded import find_teachers
+from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
 
 FEW_CODES = 4
@@ -86,7 +87,7 @@ def check_labels(
     metadata: Metadata,
     units: Sequence[UnitState],
     beton: Beton,
-    sources: Sequence[Source],
+    sources: Sequence[AnyTeacher],
     samples: int,
     seed: int,
     device: torch.device,

@@ -32,7 +32,8 @@ from fastlabel.system.atomic_files import fsync
 from fastlabel.system.devices import pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.signals import StopRequest
-from fastlabel.teachers.recorded import Source, find_teachers
+from fastlabel.teachers.recorded import find_teachers
+from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
 
 
@@ -74,7 +75,7 @@ class RepairReport:
 def repair_store(
     path: str | os.PathLike[str],
     beton: Beton | str | os.PathLike[str],
-    teachers: Sequence[Source] = (),
+    teachers: Sequence[AnyTeacher] = (),
     *,
     dry_run: bool = False,
     device: str | torch.device | None = None,
@@ -142,7 +143,7 @@ class _Repair:
                 if not self._dry_run:
                     put_file(self._path, state.record_file, content)
 
-    def units(self, sources: Sequence[Source], device: str | torch.device | None, stop: StopRequest | None) -> None:
+    def units(self, sources: Sequence[AnyTeacher], device: str | torch.device | None, stop: StopRequest | None) -> None:
         """Label damaged units again."""
         bad = [state for state in self._states if _needs_labels(state) and state.record_file not in self._files]
         if not bad or (self._dry_run and not sources):

@@ -18,13 +18,13 @@ from fastlabel.integrity.units import UnitState, check_units
 from fastlabel.store.layout import NODE, UNITS
 from fastlabel.system.atomic_files import PARTIAL
 from fastlabel.system.devices import pick_device
-from fastlabel.teachers.recorded import Source
+from fastlabel.teachers.spec import AnyTeacher
 
 
 def verify_store(
     path: str | os.PathLike[str],
     beton: Beton | str | os.PathLike[str] | None = None,
-    teachers: Sequence[Source] = (),
+    teachers: Sequence[AnyTeacher] = (),
     *,
     samples: int = 256,
     seed: int = 0,

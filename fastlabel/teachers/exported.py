@@ -1,10 +1,8 @@
-"""Programs that torch.export saved: checked before they are loaded, and wrapped as a network."""
+"""Programs that torch.export saved: loaded where they are trusted, checked, and wrapped as a network."""
 
 from __future__ import annotations
 
-import io
-import json
-import re
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,20 +13,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from fastlabel.errors import TeacherError
+from fastlabel.errors import InputError, TeacherError
 from fastlabel.models.classifier import ModelSpec
 from fastlabel.models.weights import file_sha256
 from fastlabel.teachers.pretrained import Network
-from fastlabel.teachers.program_text import text_faults
 
 SUFFIX = ".pt2"
-# All that torch.export.save writes. PyTorch loads whatever begins with models/, and looks names up in any case.
-_PARTS = re.compile(
-    r"archive_format|archive_version|byteorder|\.data/(?:version|serialization_id)|models/model\.json"
-    r"|data/weights/(?:weight_\d+|model_weights_config\.json|model\.pt)|data/sample_inputs/model\.pt"
-    r"|data/constants/(?:(?:tensor|custom_obj|opaque_obj)_\d+|model_constants_config\.json|model\.pt)|extra/[\w./-]+",
-    re.ASCII,
-)
 
 
 class Program(nn.Module):
@@ -47,20 +37,32 @@ class Program(nn.Module):
         return logits
 
 
-def load_program(path: Path, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Network:
+def load_program(
+    path: Path, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, trust: bool = False
+) -> Network:
     """The program in a .pt2 file on a device, which takes images so normalised. Its batch and size may be fixed.
 
-    Raises TeacherError for a file that is damaged, holds pickled objects or compiled code, or whose program is no
-    classifier in eval mode: one input [B, 3, S, S] of floats, one output [B, C], nothing random.
+    Loading a program is running code: torch.export.load unpickles what it finds, evaluates size expressions and
+    looks operators up by name. So it is loaded only for a caller who says that the file can be trusted.
+
+    Raises:
+        InputError: `trust` is not set.
+        TeacherError: the file is damaged, or its program is no classifier in eval mode: one input [B, 3, S, S] of
+            floats, one output [B, C] of floats, nothing random.
     """
-    check_archive(path)
+    if not path.is_file():
+        raise TeacherError(f"{path} does not exist: give a program that torch.export.save wrote")
+    check_trust(path, trust)
     try:
+        _check_sums(path)
         program = torch.export.load(path)
         if device.type != "cpu":
             program = move_to_device_pass(program, str(device))
     except Exception as error:  # torch.export raises many kinds
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise TeacherError(f"{path} cannot be loaded by this PyTorch {torch.__version__}: {reason}") from error
+        raise TeacherError(
+            f"{path} is damaged, or no program that torch.export.save wrote for PyTorch {torch.__version__}: {reason}"
+        ) from error
     images, logits = _signature(path, program)
     _check_repeatable(path, program)
     batch, side = images.shape[0], images.shape[2]
@@ -75,57 +77,22 @@ def load_program(path: Path, mean: tuple[float, ...], std: tuple[float, ...], de
     )
 
 
-def check_archive(path: Path) -> None:
-    """TeacherError where loading a .pt2 file could run code: pickled objects, compiled code, odd size expressions.
-
-    torch.export.load unpickles whatever it finds in one, without a question.
-    """
-    if not path.is_file():
-        raise TeacherError(f"{path} does not exist: give a program that torch.export.save wrote")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            if broken is not None:
-                raise TeacherError(f"{path} is damaged: the checksum of its part {broken} is wrong")
-            reason = _odd_entries(archive.namelist())
-        reason = reason or next(_dangers(torch._C.PyTorchFileReader(str(path))), None)
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, RuntimeError, AttributeError, TypeError) as error:
-        message = (str(error).splitlines() or ["no reason given"])[0]
-        raise TeacherError(f"{path} is no program that torch.export.save wrote, or is damaged: {message}") from error
-    if reason:
-        raise TeacherError(f"{path} is refused: {reason}")
+def check_trust(location: str | os.PathLike[str], trust: bool) -> None:
+    """InputError for a program that nobody says is to be trusted."""
+    if str(location).endswith(SUFFIX) and not trust:
+        raise InputError(
+            f"{location} is a program, and loading one can run any code that its maker put there: where you trust it, "
+            "give --trust-program (in Python TeacherSpec(..., trust_program=True)); else give a state dict, which is "
+            "only data"
+        )
 
 
-def _odd_entries(entries: list[str]) -> str | None:
-    """Why PyTorch might read other parts than these, if it might: of two parts of one name it takes the first."""
-    if len({entry.casefold() for entry in entries}) != len(entries):
-        return "it has two parts of the same name"
-    if len({entry.partition("/")[0] for entry in entries}) > 1:
-        return "it has more than one folder at its top"
-    return None
-
-
-def _dangers(reader: Any) -> Iterator[str]:
-    # Read as PyTorch will read it, since archives can be made that two readers see differently.
-    names = reader.get_all_records()
-    if "archive_format" not in names or not any(name.startswith("models/") for name in names):
-        yield "it is not of the format of torch.export.save of PyTorch 2.8 and later; export it again"
-    for name in names:
-        if name.startswith("data/aotinductor/"):
-            yield f"it holds compiled code ({name})"
-        if not _PARTS.fullmatch(name):
-            yield f"its part {name} is none that torch.export.save writes"
-        elif name.endswith("_config.json"):
-            for what, payload in json.loads(reader.get_record(name))["config"].items():
-                if payload.get("use_pickle") or "obj" in payload["path_name"]:
-                    yield f"its {what} is a pickled object, which can run code when loaded"
-        elif name.endswith(".pt"):
-            try:
-                torch.load(io.BytesIO(reader.get_record(name)), weights_only=True, map_location="cpu")
-            except Exception:
-                yield f"its part {name} is a pickle of more than tensors, which can run code when loaded"
-        elif name == "models/model.json":
-            yield from text_faults(json.loads(reader.get_record(name)))
+def _check_sums(path: Path) -> None:
+    """ValueError for a part whose checksum is wrong, which torch.export.load does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"the checksum of its part {broken} is wrong")
 
 
 def _signature(path: Path, program: ExportedProgram) -> tuple[Tensor, Tensor]:
@@ -141,6 +108,7 @@ def _signature(path: Path, program: ExportedProgram) -> tuple[Tensor, Tensor]:
         or more
         or others
         or images.dtype != torch.float32
+        or not logits.is_floating_point()
         or images.ndim != 4
         or logits.ndim != 2
         or images.shape[1] != 3
@@ -148,7 +116,7 @@ def _signature(path: Path, program: ExportedProgram) -> tuple[Tensor, Tensor]:
     ):
         raise TeacherError(
             f"{path} takes {', '.join(takes) or 'nothing'} and gives {', '.join(gives) or 'nothing'}; a teacher takes "
-            "one batch of normalised images, float32 [B, 3, S, S], and gives logits [B, C]"
+            "one batch of normalised images, float32 [B, 3, S, S], and gives logits [B, C] of floats"
         )
     return images, logits
 

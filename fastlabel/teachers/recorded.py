@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,13 @@ import torch
 from fastlabel.errors import FastlabelError, ManifestMismatchError
 from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.teacher_info import MemberInfo
-from fastlabel.teachers.spec import recorded_teacher
+from fastlabel.teachers.exported import check_trust
+from fastlabel.teachers.spec import AnyTeacher, as_spec, name_of, recorded_teacher
 from fastlabel.teachers.teacher import Teacher
-
-Source = Teacher | str | os.PathLike[str]
 
 
 def find_teachers(
-    manifest: Manifest, sources: Sequence[Source], device: torch.device, store: str
+    manifest: Manifest, sources: Sequence[AnyTeacher], device: torch.device, store: str
 ) -> dict[int, Teacher]:
     """The manifest's teachers, by their place in it, whose weights are all among the sources.
 
@@ -29,6 +27,8 @@ def find_teachers(
     networks = [(index, one) for index, info in enumerate(manifest.teachers) for one in info.members or (info,)]
     found: dict[tuple[int, str], Teacher] = {}
     for source in sources:
+        if not isinstance(source, Teacher):
+            check_trust(as_spec(source).source, as_spec(source).trust_program)
         errors: list[FastlabelError] = []
         for index, one in networks:
             owner = f"teacher {manifest.teachers[index].name} of {store}"
@@ -61,11 +61,12 @@ def _alone(info: TeacherInfo, one: TeacherInfo | MemberInfo) -> TeacherInfo:
     return replace(info, ensemble=None, members=(), **{name: getattr(one, name) for name in names})
 
 
-def _stranger(manifest: Manifest, source: Source, store: str, errors: list[FastlabelError]) -> FastlabelError:
+def _stranger(manifest: Manifest, source: AnyTeacher, store: str, errors: list[FastlabelError]) -> FastlabelError:
     mismatch = [error for error in errors if isinstance(error, ManifestMismatchError)]
-    is_there = isinstance(source, Teacher) or Path(source).exists()
+    is_there = isinstance(source, Teacher) or Path(as_spec(source).source).exists()
     if not mismatch and not is_there:
         return errors[0]
-    name = source.name if isinstance(source, Teacher) else source
     known = ", ".join(f"{info.name} (weights {info.sha256[:12]})" for info in manifest.teachers)
-    return ManifestMismatchError(f"{name} is none of the teachers of {store}: {known}; {[*mismatch, *errors][0]}")
+    return ManifestMismatchError(
+        f"{name_of(source)} is none of the teachers of {store}: {known}; {[*mismatch, *errors][0]}"
+    )

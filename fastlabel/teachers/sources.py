@@ -31,6 +31,7 @@ class Source:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: int | None = None
+    trust_program: bool = False
 
     def colours(self, mean: object, std: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and std to use, where the source itself says these."""
@@ -112,7 +113,9 @@ def _program(source: Source, path: Path, device: torch.device, size: int | None)
             f"{path} does not say how its images are normalised: give --mean and --std (ImageNet's are {usual}), "
             f"or write both into {path}.json"
         )
-    network = load_program(path, check_colours("mean", mean or 0), check_colours("std", std or 1), device)
+    network = load_program(
+        path, check_colours("mean", mean or 0), check_colours("std", std or 1), device, source.trust_program
+    )
     _check_arch(source, network.spec.arch)
     if network.any_size:
         side = source.size or beside.get("size") or size

@@ -16,6 +16,7 @@ from fastlabel.labels.codec import TopKCodec
 from fastlabel.store.manifest import TeacherInfo
 from fastlabel.store.teacher_info import MemberInfo
 from fastlabel.teachers.class_map import Classes, pairs_of, read_class_map, resolve_class_map
+from fastlabel.teachers.exported import check_trust
 from fastlabel.teachers.labelling_network import ENSEMBLES, Ensemble, LabellingNetwork
 from fastlabel.teachers.precision import check_precision
 from fastlabel.teachers.sources import Source, load_source
@@ -36,6 +37,7 @@ class TeacherSpec:
         precision, tf32: "fp32", "bf16" or "fp16"; whether float32 products on CUDA may be TF32.
         class_map: which of its classes each class of the dataset is: a file, a mapping, or a list in order.
         keep_classes: label over all its own classes.
+        trust_program: load a .pt2 program, which runs code of its maker's choice.
     """
 
     source: PathLike
@@ -47,9 +49,20 @@ class TeacherSpec:
     tf32: bool = False
     class_map: PathLike | Mapping[Any, Any] | Sequence[Any] | None = None
     keep_classes: bool = False
+    trust_program: bool = False
 
 
 AnyTeacher = Teacher | TeacherSpec | str | os.PathLike[str]
+
+
+def as_spec(source: TeacherSpec | PathLike) -> TeacherSpec:
+    """The source as a spec, if it is none."""
+    return source if isinstance(source, TeacherSpec) else TeacherSpec(source)
+
+
+def name_of(source: AnyTeacher) -> str:
+    """What to call a source in a message."""
+    return source.name if isinstance(source, Teacher) else str(as_spec(source).source)
 
 
 def load_teachers(
@@ -145,13 +158,11 @@ def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forwa
     )
 
 
-def recorded_teacher(
-    info: TeacherInfo, sources: Sequence[Teacher | PathLike], device: torch.device, owner: str
-) -> Teacher:
+def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: torch.device, owner: str) -> Teacher:
     """The teacher that a manifest describes, its weights from these sources: one, or one for each member.
 
-    All but the weights is as recorded: normalisation, size, precision, classes. ManifestMismatchError, which calls
-    the recorded one `owner`, where the sources are other networks or other weights.
+    All but the weights, and whether a program is trusted, is as recorded: normalisation, size, precision, classes.
+    ManifestMismatchError, which calls the recorded one `owner`, where the sources are other networks or weights.
     """
     recorded: Sequence[TeacherInfo | MemberInfo] = info.members or (info,)
     if len(sources) != len(recorded):
@@ -161,7 +172,7 @@ def recorded_teacher(
         teacher = source if isinstance(source, Teacher) else _load_recorded(source, one, info, device, owner)
         if teacher.sha256 != one.sha256:
             raise ManifestMismatchError(
-                f"{getattr(source, 'name', source)} (weights {teacher.sha256[:12]}) is not {owner} "
+                f"{name_of(source)} (weights {teacher.sha256[:12]}) is not {owner} "
                 f"(weights {one.sha256[:12]}): give the one that labelled it"
             )
         loaded.append(teacher)
@@ -169,13 +180,15 @@ def recorded_teacher(
 
 
 def _load_recorded(
-    source: PathLike, one: TeacherInfo | MemberInfo, info: TeacherInfo, device: torch.device, owner: str
+    source: TeacherSpec | PathLike, one: TeacherInfo | MemberInfo, info: TeacherInfo, device: torch.device, owner: str
 ) -> Teacher:
-    wanted = Source(source, one.arch, one.mean, one.std, one.size)
+    spec = as_spec(source)
+    check_trust(spec.source, spec.trust_program)
+    wanted = Source(spec.source, one.arch, one.mean, one.std, one.size, spec.trust_program)
     try:
         found = load_source(wanted, device, one.size)
     except InputError as error:
-        raise ManifestMismatchError(f"{source} is not {owner}: {error}") from error
+        raise ManifestMismatchError(f"{spec.source} is not {owner}: {error}") from error
     return replace(
         found, precision=info.precision, tf32=info.tf32, class_map=one.class_map, keeps_classes=info.keeps_classes
     )
@@ -184,9 +197,11 @@ def _load_recorded(
 def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: int | None) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
-    spec = teacher if isinstance(teacher, TeacherSpec) else TeacherSpec(teacher)
+    spec = as_spec(teacher)
     check_precision(spec.precision, spec.tf32, device.type)
-    loaded = load_source(Source(spec.source, spec.arch, spec.mean, spec.std, spec.size), device, size)
+    loaded = load_source(
+        Source(spec.source, spec.arch, spec.mean, spec.std, spec.size, spec.trust_program), device, size
+    )
     loaded = replace(loaded, precision=spec.precision, tf32=spec.tf32, keeps_classes=spec.keep_classes)
     if spec.class_map is None:
         return loaded

@@ -23,7 +23,7 @@ from fastlabel.store.store import LabelStore
 from fastlabel.system.devices import pick_device
 from fastlabel.system.ranks import Ranks
 from fastlabel.teachers.labelling_network import LabellingNetwork
-from fastlabel.teachers.spec import recorded_teacher
+from fastlabel.teachers.spec import TeacherSpec, recorded_teacher
 from fastlabel.train.common import (
     Result,
     check_same_classes,
@@ -51,7 +51,8 @@ class StudentConfig:
 
     `ipc` trains on that many random images per class, chosen by `ipc_seed` (default: `seed`); `teacher` is
     the one that "online" runs (a checkpoint, torchvision:NAME@WEIGHTS, ...; of an ensemble all members, in order);
-    `teacher_index` says which teacher of the store the labels are from. `views_per_image` crops of every image are
+    `trust_program` loads one that is a .pt2 program, which can run any code. `teacher_index` says which teacher of the
+    store the labels are from. `views_per_image` crops of every image are
     trained on in each epoch, next to each other in a batch of the recipe's `batch_size` crops.
     """
 
@@ -64,6 +65,7 @@ class StudentConfig:
     labels: str = "cache"
     teacher: str | Path | Sequence[str | Path] | None = None
     teacher_index: int = 0
+    trust_program: bool = False
     ipc: int | None = None
     ipc_seed: int | None = None
     views_per_image: int = 1
@@ -172,7 +174,8 @@ def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) ->
     if config.teacher is None:
         return cached_loss(config.label_temperature, config.student_temperature)
     sources = [config.teacher] if isinstance(config.teacher, (str, Path)) else list(config.teacher)
-    teacher = recorded_teacher(labeller, sources, device, f"teacher {config.teacher_index} of {config.store}")
+    specs = [TeacherSpec(source, trust_program=config.trust_program) for source in sources]
+    teacher = recorded_teacher(labeller, specs, device, f"teacher {config.teacher_index} of {config.store}")
     network = LabellingNetwork(teacher).to(device)
     return online_loss(network, config.label_temperature, config.student_temperature)
 

@@ -117,7 +117,7 @@ def test_what_the_caller_says_wins_over_the_file_beside(state_file: Path, tmp_pa
 
 
 def test_a_program(network: nn.Module, program: Path) -> None:
-    teacher = load_one(program, mean=(0.5,), std=(0.25,))
+    teacher = load_one(program, mean=(0.5,), std=(0.25,), trust_program=True)
     assert (teacher.fixed_batch, teacher.model.spec.size, teacher.num_classes) == (4, 32, CLASSES)
     with torch.inference_mode():
         wanted = network(((images() / 255 - 0.5) / 0.25).contiguous())
@@ -172,6 +172,7 @@ def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("checkpoint", {"arch": "resnet18"}, "is convnet-d2-w8 by itself, not resnet18"),
         ("checkpoint", {"mean": (0.5, 0.5, 0.5)}, "says its mean and std itself"),
         ("checkpoint", {"size": 32}, "does not hold the model that it describes"),
+        ("program", {"trust_program": False, "mean": 0.5, "std": 0.5}, "give --trust-program"),
         ("program", {}, "does not say how its images are normalised: give --mean and --std .*squeeze.pt2.json"),
         ("program", {"mean": 0.5, "std": 0.5, "size": 64}, "was exported for images of 32 pixels, not 64"),
         ("program", {"mean": 0.5, "std": 0.5, "arch": "resnet18"}, "is export:.* by itself, not resnet18"),
@@ -187,7 +188,7 @@ def test_what_cannot_be_loaded(
 ) -> None:
     files: dict[str, str | Path] = {"state": state_file, "checkpoint": checkpoint, "program": program}
     with pytest.raises((InputError, TeacherError), match=message):
-        load_one(files.get(source, source), **options)
+        load_one(files.get(source, source), **{"trust_program": True} | options)
 
 
 def test_a_size_that_nobody_says(state_file: Path) -> None:
@@ -321,7 +322,7 @@ def test_ensembles_that_do_not_go_together(checkpoint: Path, five: Callable[...,
 
 
 def test_a_program_of_one_batch_needs_that_forward_batch(photos: Path, program: Path) -> None:
-    spec = TeacherSpec(program, mean=(0.5,) * 3, std=(0.25,) * 3, class_map=[0, 1, 2])
+    spec = TeacherSpec(program, mean=(0.5,) * 3, std=(0.25,) * 3, class_map=[0, 1, 2], trust_program=True)
     with pytest.raises(TeacherError, match="exported for batches of exactly 4: give --forward-batch 4, or export"):
         cached(photos, "a", [spec], forward_batch=8)
     info = cached(photos, "b", [spec]).manifest.teachers[0]
@@ -357,7 +358,7 @@ def test_teachers_round_trip_through_json(photos: Path, five: Callable[..., Teac
 
 def sources_of(kind: str, state_file: Path, checkpoint: Path, program: Path) -> tuple[list[TeacherSpec], str | None]:
     squeeze = TeacherSpec(state_file, arch=ARCH, class_map=[4, 0, 1], mean=(0.5,) * 3, precision="bf16", size=40)
-    exported = TeacherSpec(program, mean=(0.4,) * 3, std=(0.2,) * 3, class_map=[2, 1, 0])
+    exported = TeacherSpec(program, mean=(0.4,) * 3, std=(0.2,) * 3, class_map=[2, 1, 0], trust_program=True)
     return {
         "state dict": ([squeeze], None),
         "program": ([exported], None),
@@ -374,7 +375,8 @@ def test_a_recorded_teacher_runs_as_it_did(
     specs, ensemble = sources_of(kind, state_file, checkpoint, program)
     store = cached(photos, "a", specs, ensemble=ensemble, size=32)
     (info,) = store.manifest.teachers
-    teacher = recorded_teacher(info, [spec.source for spec in specs], CPU, "teacher 0 of a")
+    named = [TeacherSpec(spec.source, trust_program=True) for spec in specs]
+    teacher = recorded_teacher(info, named, CPU, "teacher 0 of a")
     assert (teacher.sha256, teacher.precision, teacher.num_classes) == (info.sha256, info.precision, 3)
     (batch,) = SoftLabelLoader(photos, store, 12)
     network = LabellingNetwork(teacher)
@@ -404,6 +406,17 @@ def test_other_weights_or_another_number_of_them(
         recorded_teacher(info, [wide], CPU, owner)
     with pytest.raises(ManifestMismatchError, match=r"is not teacher 0 of a: .* does not say which weights"):
         recorded_teacher(info, ["torchvision:resnet18"], CPU, owner)
+
+
+def test_a_program_of_a_store_must_be_trusted_too(photos: Path, program: Path, cli: Cli) -> None:
+    exported = TeacherSpec(program, mean=(0.4,) * 3, std=(0.2,) * 3, class_map=[2, 1, 0], trust_program=True)
+    store = cached(photos, "a", [exported], size=32)
+    with pytest.raises(InputError, match="give --trust-program"):
+        recorded_teacher(store.manifest.teachers[0], [program], CPU, "teacher 0 of a")
+    verify = ["verify", store.path, photos, "--teacher", program, "--device", "cpu"]
+    refused, sound = cli(*verify), cli(*verify, "--trust-program")
+    assert refused.exit_code == 2 and "give --trust-program" in refused.stderr
+    assert sound.exit_code == 0 and "labels made again" in sound.stdout, sound.stderr
 
 
 # The command line
