@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,10 +47,9 @@ if TYPE_CHECKING:
 @click.option(
     "--forward-batch",
     type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
     metavar="F",
-    help="Samples in a forward pass. Part of what a label is: other values give labels that differ in last bits.",
+    help="Samples in a forward pass. Part of what a label is: other values give labels that differ in last bits. "
+    "[default: 256 on CUDA, 64 on a CPU]",
 )
 @click.option("--device", help="cpu or cuda. [default: cuda when there is one]")
 @click.option("--dry-run", is_flag=True, help="Say crops, bytes and an estimate of the time, and label nothing.")
@@ -66,6 +67,8 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
     ranks = Ranks.current()
+    if ranks.world_size == 1:
+        _name_other_gpus(options["device"])
     try:
         with stop_requests("finishing the unit in hand; once more stops at once, and loses it", patient=False) as stop:
             report = cache_labels(data, store, teachers, subset=ids, progress=True, stop=stop, ranks=ranks, **options)
@@ -75,6 +78,20 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     if not ranks.first:
         return
     click.echo(json.dumps(asdict(report)) if as_json else _describe(report))
+
+
+def _name_other_gpus(device: str | None) -> None:
+    """Say how to use all GPUs of a machine that has several, where one is used because none was chosen."""
+    import torch
+
+    if device in (None, "auto", "cuda") and torch.cuda.device_count() > 1:
+        click.echo(torchrun_line(torch.cuda.device_count(), click.get_os_args()), err=True)
+
+
+def torchrun_line(num_gpus: int, arguments: Sequence[str]) -> str:
+    """The command that labels on all GPUs of this machine."""
+    command = f"torchrun --nproc-per-node {num_gpus} -m fastlabel.cli.main {shlex.join(arguments)}"
+    return f"this machine has {num_gpus} GPUs, one of which labels; all of them do with: {command}"
 
 
 def _read_subset(path: Path) -> list[int]:

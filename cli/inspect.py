@@ -123,11 +123,12 @@ def _lines(found: Inspection) -> Iterable[str]:
 def _teacher_lines(teacher: TeacherInspection) -> Iterable[str]:
     info, codec = teacher.info, teacher.info.codec
     tf32 = ", TF32" if info.tf32 else ""
+    compiled = "" if info.forward == "eager" else f", {info.forward}"
     epoch = "" if info.epoch is None else f", epoch {info.epoch}"
     yield f"teacher {teacher.number}    {info.name}: {info.arch}{epoch}, weights {info.sha256[:12]}"
     if info.members:
         yield f"ensemble     {info.ensemble} of {', '.join(member.arch for member in info.members)}"
-    yield f"precision    {info.precision}{tf32} on {info.device}, batches of {info.forward_batch}"
+    yield f"precision    {info.precision}{tf32} on {info.device}, batches of {info.forward_batch}{compiled}"
     own = "own " if info.keeps_classes else ""
     yield f"codec        {codec.to_dict()['name']}, the top {codec.k} of {codec.num_classes:,} {own}classes"
     yield (

@@ -45,6 +45,13 @@ _OPTIONS = [
         help=f"Of the forward pass; part of what a label is. {_EACH}  [default: fp32]",
     ),
     click.option("--tf32/--no-tf32", default=False, show_default=True, help="Let CUDA use TF32 for float32 products."),
+    click.option(
+        "--forward",
+        type=click.Choice(["eager", "compiled"]),
+        default="eager",
+        show_default=True,
+        help="compiled: batch norm folded and run by torch.compile, faster; part of what a label is.",
+    ),
     click.option("--class-map", multiple=True, metavar="FILE", help=f"Which of its classes each of ours is. {_EACH}"),
     click.option(
         "--keep-teacher-classes",
@@ -73,7 +80,7 @@ def take_teachers(options: dict[str, Any]) -> list[TeacherSpec]:
     from fastlabel.teachers.spec import TeacherSpec
 
     sources = options.pop("teachers")
-    same = {name: options.pop(name) for name in ("tf32", "keep_classes", "trust_program")}
+    same = {name: options.pop(name) for name in ("tf32", "forward", "keep_classes", "trust_program")}
     given: dict[str, Sequence[Any]] = {
         "arch": _for_each(options, "arch", sources, str),
         "mean": _for_each(options, "mean", sources, _colours),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -28,16 +29,20 @@ from fastlabel.store.grow import Growth, grown_store, plan_growth
 from fastlabel.store.manifest import DECODE_VIEWS, DatasetInfo, Manifest, Segment, Unit
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
-from fastlabel.system.devices import pick_device
+from fastlabel.system.devices import current_device, pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.spec import AnyTeacher, describe, load_teachers
+from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
 
 DEFAULT_POLICY = "random-resized-crop"
 # A rank may wait for another one's unit, which takes as long as its teacher takes; torchrun ends those whose peer died.
 PATIENCE = timedelta(days=7)
+FORWARD_BATCH = {"cpu": 64, "cuda": 256}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def cache_labels(
     subset: ArrayLike | None = None,
     num_workers: int = 0,
     decode_batch: int | None = None,
-    forward_batch: int = 64,
+    forward_batch: int | None = None,
     ensemble: str | None = None,
     device: str | torch.device | None = None,
     dry_run: bool = False,
@@ -107,7 +112,8 @@ def cache_labels(
         ipc: label only that many random images per class.
         subset: label only these samples, by index in the file.
         decode_batch: samples decoded at a time; no influence on the result.
-        forward_batch: samples in a teacher's forward pass, which is part of what a label depends on.
+        forward_batch: samples in a teacher's forward pass, which is part of what a label depends on; default 256 on
+            CUDA, 64 on a CPU.
         ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
         device: default CUDA when there is one.
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
@@ -121,6 +127,8 @@ def cache_labels(
     """
     ranks = ranks or Ranks.current()
     device = ranks.device(pick_device(device or "auto"))
+    if forward_batch is None:
+        forward_batch = FORWARD_BATCH[device.type]
     beton = Beton.open(beton)
     wanted = policy.size if isinstance(policy, ViewPolicy) else size
     models = load_teachers(teachers, device, beton, wanted, ensemble)
@@ -130,8 +138,9 @@ def cache_labels(
     if views < 1:
         raise InputError(f"views {views} must be at least 1")
     ids = _choose_samples(beton, ipc, subset, seed)
+    _advise(models, device)
     infos = tuple(describe(teacher, beton, k, device, forward_batch) for teacher in models)
-    with ranks.group(PATIENCE) as ranks:
+    with current_device(device), ranks.group(PATIENCE) as ranks:
         if ranks.first:
             beton.fingerprint(progress)  # kept in a file, for the ranks that see it
         ranks.agree(None)
@@ -164,6 +173,17 @@ def cache_labels(
             target = growth.store if ranks.first and growth.store else LabelStore.open(store)
             of_number = dict(zip(numbers, forwards, strict=True))
             return _label(target, images, of_number, todo, progress, stop, ranks)
+
+
+def _advise(teachers: Sequence[Teacher], device: torch.device) -> None:
+    """Say what would be much faster, while it can still be chosen: it is part of what a label is."""
+    full = [teacher.name for teacher in teachers if teacher.precision == "fp32" and not teacher.tf32]
+    if full and device.type == "cuda":
+        logger.warning(
+            "%s: computes in full float32, without tensor cores; --precision bf16 is about three times as fast (choose "
+            "now: it is part of what a label is)",
+            ", ".join(full),
+        )
 
 
 def _check_ranks(ranks: Ranks, manifest: Manifest) -> None:

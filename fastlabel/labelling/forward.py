@@ -19,9 +19,10 @@ from torch import Tensor
 from fastlabel.errors import TeacherError
 from fastlabel.images.loader import ImageBatch
 from fastlabel.kernels.encode_topk import encode_topk
+from fastlabel.labelling.memory import failed_allocations, is_out_of_memory
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.store.manifest import TeacherInfo
-from fastlabel.teachers.labelling_network import LabellingNetwork, is_out_of_memory
+from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.teachers.teacher import Teacher
 
 
@@ -94,20 +95,27 @@ class TeacherForward:
 
     def _forward(self, images_BHWC: Tensor) -> Tensor:
         for last in (False, True):
+            before = failed_allocations(self._device)
             try:
                 logits: Tensor = self._network(images_BHWC.to(self._device).permute(0, 3, 1, 2))
-                return logits
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                # The same batch once more without what the allocator had set aside: the labels stay what they are.
-                # Half a batch would give other last bits.
-                if last or self._device.type != "cuda":
-                    raise TeacherError(self._too_large(images_BHWC.shape[1])) from error
+                hidden = failed_allocations(self._device) - before > 1 or not isinstance(error, torch.OutOfMemoryError)
+                if last or hidden or self._device.type != "cuda":
+                    raise TeacherError(self._too_large(images_BHWC.shape[1], error)) from error
+            else:
+                # A convolution whose workspace does not fit takes another algorithm, and keeps to it from then on:
+                # other last bits, without an error.
+                if failed_allocations(self._device) != before:
+                    raise TeacherError(self._too_large(images_BHWC.shape[1]))
+                return logits
+            # The same batch once more without what the allocator had set aside: the labels stay what they are.
+            # Half a batch would give other last bits.
             torch.cuda.empty_cache()
         raise AssertionError("unreachable")
 
-    def _too_large(self, size: int) -> str:
+    def _too_large(self, size: int, error: RuntimeError | None = None) -> str:
         remedy = (
             "no smaller batch is left: give --precision bf16, or a device with more memory"
             if self.batch == 1
@@ -116,7 +124,7 @@ class TeacherForward:
         )
         return (
             f"teacher {self.info.name} runs out of memory ({self._device.type}) in a forward pass of {self.batch} "
-            f"images of {size} pixels: {remedy}"
+            f"images of {size} pixels{_reason(error)}: {remedy}"
         )
 
     def labels(self, images_BHWC: Tensor, ids: NDArray[np.int64], view: int) -> TopKLabels:
@@ -139,7 +147,7 @@ class TeacherForward:
         finite = _to_host(torch.isfinite(logits).all(dim=1))
         ready = None
         if logits.device.type == "cuda":
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event(blocking=True)  # a spinning thread would take a core from the decoders
             ready.record(torch.cuda.current_stream(logits.device))
         return StartedLabels(TopKLabels(classes, codes, tail, self._codec.num_classes), finite, ready)
 
@@ -160,6 +168,13 @@ class TeacherForward:
                 f"samples {shown}; nothing of this unit was stored{hint}"
             )
         return started.labels
+
+
+def _reason(error: RuntimeError | None) -> str:
+    """What the error says, where the words out of memory are not in it."""
+    if error is None or isinstance(error, torch.OutOfMemoryError):
+        return ""
+    return f" ({(str(error).splitlines() or [''])[0][:120]})"
 
 
 def _to_host(tensor: Tensor) -> Tensor:

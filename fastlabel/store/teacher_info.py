@@ -9,6 +9,7 @@ from typing import Any
 from fastlabel.errors import StoreError
 from fastlabel.labels.codec import TopKCodec
 
+EAGER = "eager"
 RESIZE = "bilinear-antialias"  # from the views' size to a teacher's own
 
 
@@ -43,6 +44,7 @@ class TeacherInfo:
         epoch: of a checkpoint of train-teacher, else None.
         size: side in pixels of the images that it takes; views of another size are resized as ``resize`` says.
         precision: "fp32", "bf16" or "fp16", and whether CUDA may use TF32.
+        forward: "eager", or "compiled" by torch.compile; not written where it is "eager".
         device: "cpu" or "cuda".
         forward_batch: samples in each forward pass: a pass is not batch-invariant.
         class_map: the teacher's class of each class of the dataset, None where they are the same.
@@ -67,10 +69,14 @@ class TeacherInfo:
     keeps_classes: bool = False
     ensemble: str | None = None
     members: tuple[MemberInfo, ...] = ()
+    forward: str = EAGER
 
     def to_dict(self) -> dict[str, Any]:
         members = [member.to_dict() for member in self.members]
-        return _plain(self) | {"codec": self.codec.to_dict(), "members": members}
+        values = _plain(self) | {"codec": self.codec.to_dict(), "members": members}
+        if self.forward == EAGER:
+            del values["forward"]
+        return values
 
     def identity(self) -> dict[str, Any]:
         """Everything but the name: the same weights under another path are the same teacher."""
@@ -78,6 +84,7 @@ class TeacherInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TeacherInfo:
+        data = {"forward": EAGER} | dict(data)
         values = {field.name: _frozen(data[field.name]) for field in fields(cls)}
         codec, members = TopKCodec.from_dict(values["codec"]), tuple(map(MemberInfo.from_dict, values["members"]))
         return cls(**values | {"codec": codec, "members": members})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 
 from fastlabel.errors import InputError
@@ -20,3 +23,8 @@ def pick_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here: give the device cpu")
     return device
+
+
+def current_device(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which code that says "cuda" without a number means this device, if it is one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

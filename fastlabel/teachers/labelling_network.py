@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.models.classifier import ModelSpec
+from fastlabel.teachers.forward_network import forward_network
 from fastlabel.teachers.precision import teacher_precision
 from fastlabel.teachers.teacher import Teacher
 
@@ -28,7 +30,7 @@ class LabellingNetwork(nn.Module):
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self._model, self._teacher = teacher.model, teacher
+        self._model, self._teacher = forward_network(teacher), teacher
         chosen = None if teacher.keeps_classes or teacher.class_map is None else torch.tensor(teacher.class_map)
         self.register_buffer("columns", chosen, persistent=False)
         self.eval()
@@ -38,7 +40,13 @@ class LabellingNetwork(nn.Module):
         spec, teacher = self._teacher.model.spec, self._teacher
         with teacher_precision(images_B3SS.device.type, teacher.precision, teacher.tf32):
             images = resized(images_B3SS, spec.size)
-            logits = self._model(images) if teacher.fixed_batch is None else self._in_batches(images)
+            try:
+                logits = self._model(images) if teacher.fixed_batch is None else self._in_batches(images)
+            except TorchDynamoException as error:
+                reason = (str(error).splitlines() or ["no reason given"])[0]
+                raise TeacherError(
+                    f"teacher {teacher.name} cannot be compiled as one graph: {reason}; give --forward eager"
+                ) from error
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(images), spec.num_classes):
             found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
             raise TeacherError(
@@ -85,8 +93,3 @@ def resized(images_B3SS: Tensor, size: int) -> Tensor:
     if images_B3SS.shape[-1] == size and images_B3SS.shape[-2] == size:
         return images_B3SS
     return F.interpolate(images_B3SS.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -12,10 +12,14 @@ from fastlabel.errors import InputError
 
 # What convolutions and matrix products compute in: float32, or autocast's choice with this type.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The network as it is, or as torch.compile makes it.
+FORWARDS = ("eager", "compiled")
 
 
-def check_precision(precision: str, tf32: bool, device_type: str) -> None:
-    """InputError for a precision that is unknown, or that this kind of device does not have."""
+def check_precision(precision: str, tf32: bool, device_type: str, forward: str = "eager") -> None:
+    """InputError for a precision or a forward that is unknown, or that this kind of device does not have."""
+    if forward not in FORWARDS:
+        raise InputError(f"unknown forward {forward!r}: known are {', '.join(FORWARDS)}")
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}: known are {', '.join(PRECISIONS)}")
     if device_type != "cuda" and tf32:
@@ -64,6 +68,9 @@ def _settings(tf32: bool) -> dict[tuple[Any, str], Any]:
         return wanted | {(matmul, "allow_tf32"): tf32, (cudnn, "allow_tf32"): tf32}
     fp32 = "tf32" if tf32 else "ieee"
     wanted |= {(matmul, "fp32_precision"): fp32, (cudnn.conv, "fp32_precision"): fp32}
+    if hasattr(cudnn, "rnn"):
+        # Else cudnn.allow_tf32, which torch.compile reads, would be neither true nor false, and raise.
+        wanted[cudnn.rnn, "fp32_precision"] = fp32
     # On CPUs that have units for it, "medium" matrix products of float32 are of bfloat16.
     mkldnn: Any = torch.backends.mkldnn
     return wanted | {(mkldnn.matmul, "fp32_precision"): "ieee", (mkldnn.conv, "fp32_precision"): "ieee"}

@@ -35,6 +35,7 @@ class TeacherSpec:
         mean, std: of colours from 0 to 1; default what the source says, else ImageNet's.
         size: side in pixels of the images that it takes; default what the source says, else that of the views.
         precision, tf32: "fp32", "bf16" or "fp16"; whether float32 products on CUDA may be TF32.
+        forward: "eager", or "compiled": batch norm folded and run by torch.compile, whose last bits differ.
         class_map: which of its classes each class of the dataset is: a file, a mapping, or a list in order.
         keep_classes: label over all its own classes.
         trust_program: load a .pt2 program, which runs code of its maker's choice.
@@ -47,6 +48,7 @@ class TeacherSpec:
     size: int | None = None
     precision: str = "fp32"
     tf32: bool = False
+    forward: str = "eager"
     class_map: PathLike | Mapping[Any, Any] | Sequence[Any] | None = None
     keep_classes: bool = False
     trust_program: bool = False
@@ -104,6 +106,7 @@ def combine(members: Sequence[Teacher], rule: str, size: int) -> Teacher:
             [(member.keeps_classes, member.keeps_classes and member.class_map) for member in members],
         ),
         ("precisions", [(member.precision, member.tf32) for member in members]),
+        ("forwards", [member.forward for member in members]),
     ):
         if any(value != values[0] for value in values):
             raise InputError(f"the teachers of an ensemble have different {what}: {', '.join(map(str, values))}")
@@ -116,6 +119,7 @@ def combine(members: Sequence[Teacher], rule: str, size: int) -> Teacher:
         epoch=None,
         precision=first.precision,
         tf32=first.tf32,
+        forward=first.forward,
         class_map=first.class_map if first.keeps_classes else None,
         keeps_classes=first.keeps_classes,
         ensemble=rule,
@@ -148,6 +152,7 @@ def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forwa
         std=spec.std,
         precision=teacher.precision,
         tf32=teacher.tf32,
+        forward=teacher.forward,
         device=device.type,
         forward_batch=forward_batch,
         codec=TopKCodec(k, teacher.num_classes),
@@ -190,7 +195,12 @@ def _load_recorded(
     except InputError as error:
         raise ManifestMismatchError(f"{spec.source} is not {owner}: {error}") from error
     return replace(
-        found, precision=info.precision, tf32=info.tf32, class_map=one.class_map, keeps_classes=info.keeps_classes
+        found,
+        precision=info.precision,
+        tf32=info.tf32,
+        forward=info.forward,
+        class_map=one.class_map,
+        keeps_classes=info.keeps_classes,
     )
 
 
@@ -198,11 +208,12 @@ def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: 
     if isinstance(teacher, Teacher):
         return teacher
     spec = as_spec(teacher)
-    check_precision(spec.precision, spec.tf32, device.type)
+    check_precision(spec.precision, spec.tf32, device.type, spec.forward)
     loaded = load_source(
         Source(spec.source, spec.arch, spec.mean, spec.std, spec.size, spec.trust_program), device, size
     )
-    loaded = replace(loaded, precision=spec.precision, tf32=spec.tf32, keeps_classes=spec.keep_classes)
+    how = {"precision": spec.precision, "tf32": spec.tf32, "forward": spec.forward}
+    loaded = replace(loaded, **how, keeps_classes=spec.keep_classes)
     if spec.class_map is None:
         return loaded
     if beton is None:

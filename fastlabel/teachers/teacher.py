@@ -22,7 +22,7 @@ class Teacher:
         model: images [B, 3, H, W] of 0 to 255 to logits; its `spec` says of which size, and how many logits.
         sha256: of the weights, normalisation included.
         epoch: of a checkpoint of train-teacher; else None.
-        precision, tf32: how it runs (`fastlabel.teachers.precision`).
+        precision, tf32, forward: how it runs (`fastlabel.teachers.precision`).
         categories: the names of its classes, where its weights bring them.
         class_map: for each class of the dataset the teacher's own; None where both are the same.
         keeps_classes: labels are over all of the teacher's own classes, not over those of the dataset.
@@ -36,6 +36,7 @@ class Teacher:
     epoch: int | None
     precision: str = "fp32"
     tf32: bool = False
+    forward: str = "eager"
     categories: tuple[str, ...] = ()
     class_map: tuple[int, ...] | None = None
     keeps_classes: bool = False

@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import Result
 
+from fastlabel.cli.cache_labels import torchrun_line
 from fastlabel.store.store import LabelStore
 from fastlabel.train.checkpoint import save_checkpoint
 from tests.stores import digests, make_teacher
@@ -191,3 +192,16 @@ def test_an_error_on_one_rank_ends_the_other(photos: Path, tmp_path: Path) -> No
         [*launcher, "-m", "fastlabel.cli.main", *arguments], capture_output=True, text=True, timeout=120
     )
     assert failed.returncode != 0 and "error: " in failed.stderr
+
+
+def test_other_gpus_of_the_machine_are_named(
+    cli: Cli, photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert torchrun_line(4, ["cache-labels", "a b.beton", "--k", "3"]) == (
+        "this machine has 4 GPUs, one of which labels; all of them do with: "
+        "torchrun --nproc-per-node 4 -m fastlabel.cli.main cache-labels 'a b.beton' --k 3"
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    label = ["cache-labels", photos, tmp_path / "a.zarr", "--teacher", teacher, "--views", 1, "--k", 1, "--dry-run"]
+    assert "torchrun --nproc-per-node 4" in cli(*label).stderr
+    assert "torchrun" not in cli(*label, "--device", "cpu").stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError, StoreError, TeacherError
 from fastlabel.images.loader import ImageLoader
-from fastlabel.labelling.cache import cache_labels
+from fastlabel.labelling.cache import FORWARD_BATCH, _advise, cache_labels
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.store import manifest as manifest_module
 from fastlabel.store import units as commit
@@ -291,3 +292,19 @@ def test_labels_of_many_classes_take_smaller_units() -> None:
     many = TopKCodec(21841, 21841).nbytes_per_label
     unit = manifest_module.Unit.for_store(8, 1_281_167, many)
     assert unit.samples * many <= 64 << 20
+
+
+def test_the_batch_of_a_forward_pass_is_that_of_the_device(make_store: MakeStore) -> None:
+    assert FORWARD_BATCH == {"cpu": 64, "cuda": 256}
+    (info,) = LabelStore.open(make_store(forward_batch=None, device="cpu")).manifest.teachers
+    assert info.forward_batch == 64
+
+
+def test_full_precision_on_cuda_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    teacher = make_teacher()
+    _advise([teacher], torch.device("cpu"))
+    _advise([replace(teacher, precision="bf16"), replace(teacher, tf32=True)], torch.device("cuda"))
+    assert not caplog.messages
+    _advise([teacher], torch.device("cuda"))
+    assert ["expert: computes in full float32" in message for message in caplog.messages] == [True]
+    assert "--precision bf16 is about three times as fast" in caplog.messages[0]

@@ -279,13 +279,17 @@ def short(times: int = 99, error: Exception | None = None) -> Teacher:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_out_of_memory_names_the_flag_and_a_value(error: Exception) -> None:
     with pytest.raises(TeacherError) as raised:
         forward(short(error=error), 64).logits(crops(64), 64)
+    reason = "" if isinstance(error, torch.OutOfMemoryError) else f" ({error})"
     assert str(raised.value) == (
-        "teacher expert runs out of memory (cpu) in a forward pass of 64 images of 16 pixels: give --forward-batch 32; "
+        f"teacher expert runs out of memory (cpu) in a forward pass of 64 images of 16 pixels{reason}: "
+        "give --forward-batch 32; "
         "it is part of what a label is, so a store that was begun with 64 cannot go on with it: choose another path, "
         "or remove that store"
     )
@@ -305,6 +309,35 @@ def test_out_of_memory_stores_nothing(make_store: Callable[..., Path], tmp_path:
     with pytest.raises(TeacherError, match="give --forward-batch 2;"):
         make_store(teachers=[short()])
     assert not list((tmp_path / "labels.zarr").glob("0/units/*/zarr.json"))
+
+
+class FailedAllocations:
+    """Counts, as a CUDA allocator does, what found no memory; `hidden` more in each pass, of which no error tells."""
+
+    def __init__(self, hidden: int) -> None:
+        self.hidden, self.count = hidden, 0
+
+    def __call__(self, device: torch.device) -> int:
+        return self.count
+
+    def teacher(self) -> Teacher:
+        teacher = make_teacher()
+        teacher.model.register_forward_pre_hook(lambda module, images: setattr(self, "count", self.count + self.hidden))
+        return teacher
+
+
+@pytest.mark.fault("17.B4 labels change bits where memory runs short")
+def test_memory_that_ran_short_in_silence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where cuDNN takes another algorithm, since the workspace of the first one did not fit."""
+    for hidden in (0, 1):
+        allocations = FailedAllocations(hidden)
+        monkeypatch.setattr("fastlabel.labelling.forward.failed_allocations", allocations)
+        labelling = forward(allocations.teacher())
+        if hidden:
+            with pytest.raises(TeacherError, match=r"runs out of memory .*: give --forward-batch 2"):
+                labelling.logits(crops(), 4)
+        else:
+            assert labelling.logits(crops(), 4).shape == (4, 3)
 
 
 @pytest.mark.gpu

@@ -169,6 +169,7 @@ def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("state", {"arch": ARCH, "std": (0.5, 0.5, 0.0)}, "std above 0"),
         ("state", {"arch": ARCH, "precision": "int8"}, "unknown precision 'int8'"),
         ("state", {"arch": ARCH, "tf32": True}, "TF32 is a mode of CUDA"),
+        ("state", {"arch": ARCH, "forward": "fast"}, "unknown forward 'fast': known are eager, compiled"),
         ("checkpoint", {"arch": "resnet18"}, "is convnet-d2-w8 by itself, not resnet18"),
         ("checkpoint", {"mean": (0.5, 0.5, 0.5)}, "says its mean and std itself"),
         ("checkpoint", {"size": 32}, "does not hold the model that it describes"),
