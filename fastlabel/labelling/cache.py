@@ -122,7 +122,7 @@ def cache_labels(
     Raises:
         InputError: an argument cannot be used. ManifestMismatchError: the store is of another run.
         Interrupted: ``stop`` was requested.
-        TeacherError: a teacher's logits have the wrong width, or are NaN or infinite (names the samples).
+        TeacherError: a teacher's logits have the wrong width, or are NaN, +inf or all -inf (names the samples).
         ImageDecodeError: an image is broken (names the sample).
     """
     ranks = ranks or Ranks.current()

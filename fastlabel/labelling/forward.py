@@ -20,6 +20,7 @@ from fastlabel.errors import TeacherError
 from fastlabel.images.loader import ImageBatch
 from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.labelling.memory import failed_allocations, is_out_of_memory
+from fastlabel.labels.codec import storable
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.store.manifest import TeacherInfo
 from fastlabel.teachers.labelling_network import LabellingNetwork
@@ -62,12 +63,12 @@ class StartedLabels:
 
     Attributes:
         labels: on the CPU, once ``ready`` has come.
-        finite: bool [count], whether all logits of a crop are finite; likewise.
+        storable: bool [count], whether the logits of a crop are a distribution; likewise.
         ready: the CUDA event after the copy; None where nothing is waited for.
     """
 
     labels: TopKLabels
-    finite: Tensor
+    storable: Tensor
     ready: Any = None
 
 
@@ -131,7 +132,7 @@ class TeacherForward:
         """Labels, on the CPU, of a canonical batch, the first ``len(ids)`` images of which are those samples.
 
         Raises:
-            TeacherError: the logits have the wrong width, or are NaN or infinite; names the samples.
+            TeacherError: the logits have the wrong width, or are NaN, +inf or all -inf; names the samples.
         """
         return self.finish(self.start(images_BHWC, len(ids)), ids, view)
 
@@ -144,28 +145,28 @@ class TeacherForward:
         logits = self.logits(images_BHWC, count)
         # Not the codec's own encode, which would wait to look at the logits: ``finish`` does that.
         classes, codes, tail = (_to_host(tensor) for tensor in encode_topk(logits, self._codec.k))
-        finite = _to_host(torch.isfinite(logits).all(dim=1))
+        good = _to_host(storable(logits))
         ready = None
         if logits.device.type == "cuda":
             ready = torch.cuda.Event(blocking=True)  # a spinning thread would take a core from the decoders
             ready.record(torch.cuda.current_stream(logits.device))
-        return StartedLabels(TopKLabels(classes, codes, tail, self._codec.num_classes), finite, ready)
+        return StartedLabels(TopKLabels(classes, codes, tail, self._codec.num_classes), good, ready)
 
     def finish(self, started: StartedLabels, ids: NDArray[np.int64], view: int) -> TopKLabels:
         """The labels that were begun, of those samples.
 
         Raises:
-            TeacherError: logits are NaN or infinite; names the samples.
+            TeacherError: logits are NaN, +inf or all -inf; names the samples.
         """
         if started.ready is not None:
             started.ready.synchronize()
-        bad = ids[~started.finite.numpy()]
+        bad = ids[~started.storable.numpy()]
         if len(bad):
             shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
             hint = "; fp16 ends at 65,504: give --precision bf16" if self.info.precision == "fp16" else ""
             raise TeacherError(
-                f"teacher {self.info.name} gives NaN or infinite logits for {len(bad)} crops of view {view}: "
-                f"samples {shown}; nothing of this unit was stored{hint}"
+                f"teacher {self.info.name} gives logits that are NaN, +inf or all -inf for {len(bad)} crops of view "
+                f"{view}: samples {shown}; nothing of this unit was stored{hint}"
             )
         return started.labels
 

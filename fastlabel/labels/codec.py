@@ -23,9 +23,14 @@ _FORMAT = {
 }
 
 
+def storable(logits_BC: Tensor) -> Tensor:
+    """Whether each row (bool [B]) is a distribution: no NaN, no +inf, not nothing but -inf. Nothing waits for a GPU."""
+    return logits_BC.detach().amax(dim=1).isfinite()
+
+
 def unstorable_rows(logits_BC: Tensor) -> Tensor:
-    """Rows (int64, ascending) that are no distribution: they hold NaN or +inf, or nothing but -inf."""
-    return (~logits_BC.detach().amax(dim=1).isfinite()).nonzero().squeeze(1)
+    """Rows (int64, ascending) that are not `storable`."""
+    return (~storable(logits_BC)).nonzero().squeeze(1)
 
 
 def _check_values(logits_BC: Tensor) -> None:

@@ -137,26 +137,42 @@ def test_dry_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
 class Broken(torch.nn.Module):
     """A teacher whose logits are spoilt for the crops that are darkest in one corner of the batch."""
 
-    def __init__(self, teacher: Teacher, value: float, width: int = 3) -> None:
+    def __init__(self, teacher: Teacher, value: float, width: int = 3, columns: slice = slice(1)) -> None:
         super().__init__()
         self.inner, self.spec, self.value, self.width = teacher.model, teacher.model.spec, value, width
+        self.columns = columns
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.inner(images)
-        logits[1, 0] = self.value
+        logits[1, self.columns] = self.value
         return logits[:, :1].repeat(1, self.width) if self.width != 3 else logits
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_logits_that_are_not_finite_name_the_samples(
-    photos: Path, tmp_path: Path, value: float, make_store: MakeStore
+@pytest.mark.parametrize(
+    ("value", "columns"), [(float("nan"), slice(1)), (float("inf"), slice(1)), (-float("inf"), slice(None))]
+)
+def test_logits_that_are_no_distribution_name_the_samples(
+    tmp_path: Path, value: float, columns: slice, make_store: MakeStore
 ) -> None:
     good = make_teacher()
-    bad = Teacher(Broken(good, value), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
-    with pytest.raises(TeacherError, match=r"NaN or infinite logits for 1 crops of view 0: samples 1;"):
+    bad = Teacher(Broken(good, value, columns=columns), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
+    with pytest.raises(TeacherError, match=r"logits that are NaN, \+inf or all -inf for 1 crops of view 0: samples 1;"):
         make_store(teachers=[bad])
     with pytest.raises(MissingLabelsError, match="not labelled yet"):
         LabelStore.open(tmp_path / "labels.zarr").plane(0)
+
+
+def test_a_single_class_of_probability_zero_is_stored(make_store: MakeStore) -> None:
+    """By the codec's own rule: -inf is no number out of range, but a class that cannot be."""
+    good = make_teacher()
+    sure = Teacher(Broken(good, -float("inf")), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
+    stores = [LabelStore.open(make_store(name, k=3, teachers=[one])) for name, one in (("sure", sure), ("good", good))]
+    found, wanted = (store.plane(0)[np.arange(12)].dense() for store in stores)
+    changed = [1, 5, 9]  # the second of each batch of four
+    assert (found[changed, 0] == 0).all() and (found[changed].sum(1) - 1).abs().max() < 1e-5
+    torch.testing.assert_close(found[changed, 1:], wanted[changed, 1:] / wanted[changed, 1:].sum(1, keepdim=True))
+    others = [row for row in range(12) if row not in changed]
+    assert torch.equal(found[others], wanted[others])
 
 
 def test_logits_of_the_wrong_width(make_store: MakeStore) -> None:
