@@ -33,9 +33,8 @@ from fastlabel.images.device_loader import make_image_loader
 from fastlabel.labelling.cache import cache_labels, decode_batch_size
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.models.classifier import Classifier, ModelSpec
-from fastlabel.models.weights import weights_sha256
 from fastlabel.system.devices import pick_device
-from fastlabel.teachers.spec import describe
+from fastlabel.teachers.recorded import describe
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
 
@@ -67,7 +66,7 @@ def random_teacher(arch: str, size: int, device: torch.device) -> Teacher:
     torch.manual_seed(0)
     model = Classifier(ModelSpec(arch, CLASSES, size)).eval().to(device)
     precision = "bf16" if device.type == "cuda" else "fp32"
-    return Teacher(model, f"random {arch}", weights_sha256(model.state_dict()), epoch=0, precision=precision)
+    return Teacher(model, f"random {arch}", epoch=0, precision=precision)
 
 
 def cases(run: Run, folder: Path) -> dict[str, Callable[[], Any]]:

@@ -21,7 +21,6 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.classifier import Classifier, ModelSpec
-from fastlabel.models.weights import weights_sha256
 from fastlabel.sampling import random_order
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.teacher import Teacher
@@ -58,7 +57,7 @@ def make_store(beton: Path, store: Path, size: int, k: int, views: int) -> None:
     """Labels of a network with random weights: their cost does not depend on what they say."""
     torch.manual_seed(0)
     model = Classifier(ModelSpec("convnet-d3-w8", Beton.open(beton).num_classes, size)).eval()
-    teacher = Teacher(model, "random", weights_sha256(model.state_dict()), epoch=0)
+    teacher = Teacher(model, "random", epoch=0)
     cache_labels(beton, store, [teacher], views=views, k=k)
 
 

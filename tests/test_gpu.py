@@ -20,7 +20,7 @@ from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import PlaneLabels, TopKLabels
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.store.store import LabelStore
-from fastlabel.teachers.spec import describe
+from fastlabel.teachers.recorded import describe
 from tests.stores import digests, make_teacher
 
 pytestmark = pytest.mark.gpu

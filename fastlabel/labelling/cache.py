@@ -33,7 +33,9 @@ from fastlabel.system.devices import current_device, pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
-from fastlabel.teachers.spec import AnyTeacher, describe, load_teachers
+from fastlabel.teachers.load import load_teachers
+from fastlabel.teachers.recorded import describe
+from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
 

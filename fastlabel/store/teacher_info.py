@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastlabel.errors import StoreError
@@ -13,26 +13,8 @@ EAGER = "eager"
 RESIZE = "bilinear-antialias"  # from the views' size to a teacher's own
 
 
-@dataclass(frozen=True)
-class MemberInfo:
-    """One network of an ensemble; its attributes are those of ``TeacherInfo``."""
-
-    arch: str
-    sha256: str
-    epoch: int | None
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_map: tuple[int, ...] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return _plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> MemberInfo:
-        if set(data) != {field.name for field in fields(cls)}:
-            raise ValueError(f"a member of an ensemble has the keys {', '.join(data)}")
-        return cls(**{name: _frozen(value) for name, value in data.items()})
+# What differs between the networks of an ensemble; all else is as it says of all of them.
+_OF_A_MEMBER = ("arch", "sha256", "epoch", "size", "mean", "std", "class_map")
 
 
 @dataclass(frozen=True)
@@ -50,6 +32,7 @@ class TeacherInfo:
         class_map: the teacher's class of each class of the dataset, None where they are the same.
         keeps_classes: the labels are over the teacher's own classes, not over the dataset's.
         ensemble: how the logits of ``members`` are combined, None for a single network.
+        members: its networks, each as if it were the whole teacher.
     """
 
     name: str
@@ -68,15 +51,25 @@ class TeacherInfo:
     class_map: tuple[int, ...] | None = None
     keeps_classes: bool = False
     ensemble: str | None = None
-    members: tuple[MemberInfo, ...] = ()
+    members: tuple[TeacherInfo, ...] = ()
     forward: str = EAGER
 
     def to_dict(self) -> dict[str, Any]:
-        members = [member.to_dict() for member in self.members]
-        values = _plain(self) | {"codec": self.codec.to_dict(), "members": members}
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        values["codec"] = self.codec.to_dict()
+        values["members"] = [{key: _plain(getattr(one, key)) for key in _OF_A_MEMBER} for one in self.members]
         if self.forward == EAGER:
             del values["forward"]
         return values
+
+    def member(self, **values: Any) -> TeacherInfo:
+        """One network of this ensemble as if it were the whole teacher; what is not given is as here."""
+        return replace(self, ensemble=None, members=(), **values)
+
+    @property
+    def networks(self) -> tuple[TeacherInfo, ...]:
+        """The members of an ensemble, or the one network that this is."""
+        return self.members or (self,)
 
     def identity(self) -> dict[str, Any]:
         """Everything but the name: the same weights under another path are the same teacher."""
@@ -86,8 +79,12 @@ class TeacherInfo:
     def from_dict(cls, data: Mapping[str, Any]) -> TeacherInfo:
         data = {"forward": EAGER} | dict(data)
         values = {field.name: _frozen(data[field.name]) for field in fields(cls)}
-        codec, members = TopKCodec.from_dict(values["codec"]), tuple(map(MemberInfo.from_dict, values["members"]))
-        return cls(**values | {"codec": codec, "members": members})
+        whole = cls(**values | {"codec": TopKCodec.from_dict(values["codec"]), "members": ()})
+        for member in values["members"]:
+            if set(member) != set(_OF_A_MEMBER):
+                raise ValueError(f"a member of an ensemble has the keys {', '.join(member)}")
+        members = ({name: _frozen(value) for name, value in member.items()} for member in values["members"])
+        return replace(whole, members=tuple(whole.member(**member) for member in members))
 
     def check_classes(self, dataset_classes: int) -> None:
         """StoreError unless its labels are over the dataset's classes, or over its own as it says."""
@@ -104,8 +101,8 @@ class TeacherInfo:
             )
 
 
-def _plain(info: TeacherInfo | MemberInfo) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _frozen(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,23 +12,31 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from fastlabel.errors import InputError, TeacherError
-from fastlabel.models.classifier import ModelSpec
+from fastlabel.errors import TeacherError
 from fastlabel.models.weights import file_sha256
-from fastlabel.teachers.pretrained import Network
-
-SUFFIX = ".pt2"
+from fastlabel.teachers.spec import TeacherSpec
 
 
 class Program(nn.Module):
     """An exported program as a network: normalised images float32 [B, 3, S, S] to logits [B, C].
 
     Its weights are not parameters of this module: a program stays on the device and in the mode that it was loaded in.
+
+    Attributes:
+        arch: names the bytes of the file.
+        size: side in pixels of the images that it takes; None where it takes any.
+        batch: the only batch size that it takes; None where it takes any.
+        tensors: its weights by name.
     """
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, arch: str, program: ExportedProgram, images: Tensor, logits: Tensor) -> None:
         super().__init__()
         self._call = [program.module()]  # in a list, out of sight of train(), to() and state_dict()
+        batch, side = images.shape[0], images.shape[2]
+        self.arch, self.num_classes = arch, int(logits.shape[1])
+        self.size = side if isinstance(side, int) else None
+        self.batch = batch if isinstance(batch, int) else None
+        self.tensors = dict(_tensors(program))
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Logits [B, C] of normalised images; contiguous ones, since a program may hold views of that layout."""
@@ -37,22 +44,21 @@ class Program(nn.Module):
         return logits
 
 
-def load_program(
-    path: Path, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, trust: bool = False
-) -> Network:
-    """The program in a .pt2 file on a device, which takes images so normalised. Its batch and size may be fixed.
+def load_program(spec: TeacherSpec, device: torch.device) -> Program:
+    """The program in a .pt2 file on a device.
 
-    Loading a program is running code: torch.export.load unpickles what it finds, evaluates size expressions and
-    looks operators up by name. So it is loaded only for a caller who says that the file can be trusted.
+    Loading one is running code: torch.export.load unpickles what it finds, evaluates size expressions and looks
+    operators up by name. So it is loaded only where the spec says that it is trusted.
 
     Raises:
-        InputError: `trust` is not set.
+        InputError: it is not trusted.
         TeacherError: the file is damaged, or its program is no classifier in eval mode: one input [B, 3, S, S] of
             floats, one output [B, C] of floats, nothing random.
     """
+    path = Path(spec.source)
     if not path.is_file():
         raise TeacherError(f"{path} does not exist: give a program that torch.export.save wrote")
-    check_trust(path, trust)
+    spec.check_trust()
     try:
         _check_sums(path)
         program = torch.export.load(path)
@@ -65,26 +71,7 @@ def load_program(
         ) from error
     images, logits = _signature(path, program)
     _check_repeatable(path, program)
-    batch, side = images.shape[0], images.shape[2]
-    own = side if isinstance(side, int) else None
-    spec = ModelSpec(f"export:{file_sha256(path)}", int(logits.shape[1]), own or 1, mean, std)
-    return Network(
-        spec,
-        Program(program),
-        any_size=own is None,
-        fixed_batch=batch if isinstance(batch, int) else None,
-        extra_state=dict(_tensors(program)),
-    )
-
-
-def check_trust(location: str | os.PathLike[str], trust: bool) -> None:
-    """InputError for a program that nobody says is to be trusted."""
-    if str(location).endswith(SUFFIX) and not trust:
-        raise InputError(
-            f"{location} is a program, and loading one can run any code that its maker put there: where you trust it, "
-            "give --trust-program (in Python TeacherSpec(..., trust_program=True)); else give a state dict, which is "
-            "only data"
-        )
+    return Program(f"export:{file_sha256(path)}", program, images, logits)
 
 
 def _check_sums(path: Path) -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from fastlabel.errors import InputError, TeacherError
-from fastlabel.models.classifier import ModelSpec
+from fastlabel.errors import TeacherError
 from fastlabel.teachers.forward_network import forward_network
 from fastlabel.teachers.precision import teacher_precision
 from fastlabel.teachers.teacher import Teacher
-
-ENSEMBLES = ("mean-logits", "mean-probs")
 
 
 class LabellingNetwork(nn.Module):
@@ -63,29 +57,6 @@ class LabellingNetwork(nn.Module):
             filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
             parts.append(self._model(filled)[: len(part)])
         return torch.cat(parts)
-
-
-class Ensemble(nn.Module):
-    """Several teachers as one: crops of 0 to 255 [B, 3, S, S] to the combined logits float32 [B, C].
-
-    "mean-logits" is the mean of their logits; "mean-probs" the log of the mean of their probabilities. `spec` counts
-    the classes, and says that the images come as they are: each member normalises and resizes for itself.
-    """
-
-    def __init__(self, rule: str, members: Sequence[nn.Module], num_classes: int, size: int) -> None:
-        super().__init__()
-        if rule not in ENSEMBLES:
-            raise InputError(f"unknown ensemble {rule!r}: known are {', '.join(ENSEMBLES)}")
-        self.rule, self.members = rule, nn.ModuleList(members)
-        self.spec = ModelSpec("ensemble", num_classes, size, (0.0,) * 3, (1.0,) * 3)
-
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """The combined logits of B crops."""
-        logits_MBC = torch.stack([member(images_B3SS) for member in self.members])
-        if self.rule == "mean-logits":
-            return logits_MBC.mean(dim=0)
-        logs = torch.log_softmax(logits_MBC.double(), dim=2)
-        return (torch.logsumexp(logs, dim=0) - math.log(len(self.members))).float()
 
 
 def resized(images_B3SS: Tensor, size: int) -> Tensor:

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.models.architectures import import_timm, near_names
 from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from fastlabel.models.weights import file_sha256, hash_in_name, read_weights
+from fastlabel.teachers.spec import TeacherSpec, resolve
 from fastlabel.teachers.state_dicts import fit_network, state_dict_of
+from fastlabel.teachers.teacher import Teacher, frozen_teacher
 
 # They change ImageNet's normalisation to this one inside of their forward pass, which comes to the same.
 _CENTRED = {"googlenet": 0.5, "inception_v3": 0.5}
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network with its weights, and all that its source says of it.
+def torchvision_teacher(given: TeacherSpec, name: str, weights: str) -> Teacher:
+    """`torchvision:NAME@WEIGHTS`, such as resnet50 and IMAGENET1K_V2 or DEFAULT.
 
-    Attributes:
-        categories: the names of its classes, if known.
-        any_size: it takes images of any size: that of `spec` is not its own.
-        fixed_batch: the only batch size that it takes, if there is but one.
-        extra_state: weights that are not in the network's state dict.
-    """
-
-    spec: ModelSpec
-    net: nn.Module
-    categories: tuple[str, ...] = ()
-    any_size: bool = False
-    fixed_batch: int | None = None
-    extra_state: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def torchvision_network(name: str, weights: str, size: int | None = None) -> Network:
-    """`torchvision:NAME@WEIGHTS`, such as resnet50 and IMAGENET1K_V2 or DEFAULT, for images of `size` pixels.
-
-    Its size, normalisation and categories are those of the weights' own transforms. Raises InputError for an unknown
-    name (with near matches), TeacherError for weights that are neither here nor within reach.
+    Its size, normalisation and categories are those of the weights' own transforms, unless others are given. Raises
+    InputError for an unknown name (with near matches), TeacherError for weights that are neither here nor within reach.
     """
     from torchvision import models
 
@@ -57,26 +38,31 @@ def torchvision_network(name: str, weights: str, size: int | None = None) -> Net
         raise InputError(f"torchvision:{name} has no weights {weights!r}: give one of {names}, or the path of a file")
     chosen = choices.DEFAULT if weights == "DEFAULT" else choices[weights]
     preset, path = chosen.transforms(), checkpoint_file(chosen.url, f"torchvision:{name}@{weights}")
-    side = size or int(preset.crop_size[0])
-    state = state_dict_of(path, read_weights(path))
-    net, num_classes = fit_network(path, name, state, side)
-    centre = _CENTRED.get(name)
-    mean, std = ([centre] * 3, [centre] * 3) if centre else (preset.mean, preset.std)
-    spec = ModelSpec(name, num_classes, side, tuple(mean), tuple(std))
-    return Network(spec, net, tuple(chosen.meta["categories"]))
+    own = {"mean": preset.mean, "std": preset.std, "size": int(preset.crop_size[0])}
+    found = resolve(given, {}, own | _centred(name))
+    net, num_classes = fit_network(path, name, state_dict_of(path, read_weights(path)), found["size"])
+    categories = tuple(chosen.meta["categories"])
+    return frozen_teacher(_name(given), ModelSpec(name, num_classes, **found), net, categories=categories)
 
 
-def torchvision_colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The mean and std of all weights that torchvision has of a network; None where these differ."""
+def torchvision_colours(name: str) -> dict[str, Any]:
+    """The mean and std of all weights that torchvision has of a network; nothing where these differ."""
     from torchvision import models
 
-    if centre := _CENTRED.get(name):
-        return (centre,) * 3, (centre,) * 3
     if name not in models.list_models(module=models):
-        return IMAGENET_MEAN, IMAGENET_STD
+        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     presets = [weights.transforms() for weights in models.get_model_weights(name)]
     found = {(tuple(preset.mean), tuple(preset.std)) for preset in presets}
-    return found.pop() if len(found) == 1 else None
+    return _centred(name) or (dict(zip(("mean", "std"), found.pop(), strict=True)) if len(found) == 1 else {})
+
+
+def _centred(name: str) -> dict[str, Any]:
+    centre = _CENTRED.get(name)
+    return {"mean": (centre,) * 3, "std": (centre,) * 3} if centre else {}
+
+
+def _name(given: TeacherSpec) -> str:
+    return str(given.source).replace("@", "-").replace(":", "-")
 
 
 def checkpoint_file(url: str, who: str) -> Path:
@@ -104,11 +90,11 @@ def checkpoint_file(url: str, who: str) -> Path:
     return path
 
 
-def timm_network(name: str, size: int | None = None) -> Network:
+def timm_teacher(given: TeacherSpec, name: str) -> Teacher:
     """`timm:NAME`, with the pretrained weights that timm fetches or has kept.
 
-    Its size and normalisation are those of its configuration. Raises InputError for an unknown name or where timm is
-    not installed, TeacherError for weights that are neither here nor within reach.
+    Its size and normalisation are those of its configuration, unless others are given. Raises InputError for an unknown
+    name or where timm is not installed, TeacherError for weights that are neither here nor within reach.
     """
     timm = import_timm()
     plain, _, tag = name.partition(".")
@@ -119,7 +105,8 @@ def timm_network(name: str, size: int | None = None) -> Network:
             f"timm:{name} has no such pretrained weights: {near_names(name, timm.list_models(pretrained=True))}"
         )
     config = timm.get_pretrained_cfg(name)
-    side = size or int(config.input_size[1])
+    found = resolve(given, {}, timm_settings(name))
+    side = found["size"]
     options = {"img_size": side} if config.fixed_input_size and side != config.input_size[1] else {}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -131,12 +118,12 @@ def timm_network(name: str, size: int | None = None) -> Network:
             f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); fetch model.safetensors of {where} "
             f"elsewhere and give timm:{name}@FILE"
         ) from error
-    spec = timm_spec(name, int(config.num_classes), side)
-    return Network(spec, net, timm_categories(int(config.num_classes), tag))
+    spec = ModelSpec(f"timm:{plain}", int(config.num_classes), **found)
+    return frozen_teacher(_name(given), spec, net, categories=timm_categories(spec.num_classes, tag))
 
 
-def timm_spec(name: str, num_classes: int, size: int | None = None) -> ModelSpec:
-    """How timm's configuration of a network normalises, and the size that it takes unless `size` says another.
+def timm_settings(name: str) -> dict[str, Any]:
+    """The mean, std and size in pixels of timm's configuration of a network.
 
     A tag in the name (`resnet18.a1_in1k`) says which weights, hence which normalisation; the network is the same.
     """
@@ -148,8 +135,7 @@ def timm_spec(name: str, num_classes: int, size: int | None = None) -> ModelSpec
     except RuntimeError as error:
         raise InputError(f"timm:{name}: {error}") from error
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
-    side = size or (224 if config is None else int(config.input_size[1]))
-    return ModelSpec(f"timm:{plain}", num_classes, side, tuple(mean), tuple(std))
+    return {"mean": mean, "std": std, "size": 224 if config is None else int(config.input_size[1])}
 
 
 def timm_categories(num_classes: int, tag: str) -> tuple[str, ...]:

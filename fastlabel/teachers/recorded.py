@@ -1,4 +1,4 @@
-"""The teachers of a store, found among the sources that somebody gives, by the weights that the manifest records."""
+"""A teacher and what a manifest records of it: described, loaded again, found among what somebody gives."""
 
 from __future__ import annotations
 
@@ -8,12 +8,102 @@ from pathlib import Path
 
 import torch
 
-from fastlabel.errors import FastlabelError, ManifestMismatchError
+from fastlabel.dataset.beton import Beton
+from fastlabel.errors import FastlabelError, InputError, ManifestMismatchError, TeacherError
+from fastlabel.labels.codec import TopKCodec
 from fastlabel.store.manifest import Manifest, TeacherInfo
-from fastlabel.store.teacher_info import MemberInfo
-from fastlabel.teachers.exported import check_trust
-from fastlabel.teachers.spec import AnyTeacher, as_spec, name_of, recorded_teacher
+from fastlabel.teachers.ensemble import combine
+from fastlabel.teachers.sources import load_source
+from fastlabel.teachers.spec import AnyTeacher, PathLike, TeacherSpec, as_spec, name_of
 from fastlabel.teachers.teacher import Teacher
+
+
+def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int) -> TeacherInfo:
+    """What the manifest keeps of a teacher that labels a dataset. TeacherError unless it fits."""
+    spec = teacher.model.spec
+    if teacher.num_classes != beton.num_classes and not teacher.keeps_classes:
+        raise TeacherError(
+            f"teacher {teacher.name} has {teacher.num_classes} classes, {beton.path} has {beton.num_classes}; "
+            "take a teacher of this dataset, say with --class-map FILE which of its classes each of the dataset's is, "
+            "or label over its own classes with --keep-teacher-classes"
+        )
+    for member in teacher.members or (teacher,):
+        if member.fixed_batch not in (None, forward_batch):
+            raise TeacherError(
+                f"teacher {member.name} was exported for batches of exactly {member.fixed_batch}: give --forward-batch "
+                f"{member.fixed_batch}, or export it with a dynamic batch"
+            )
+    info = TeacherInfo(
+        name=teacher.name,
+        arch=spec.arch,
+        sha256=teacher.sha256,
+        epoch=teacher.epoch,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        precision=teacher.precision,
+        tf32=teacher.tf32,
+        forward=teacher.forward,
+        device=device.type,
+        forward_batch=forward_batch,
+        codec=TopKCodec(k, teacher.num_classes),
+        class_map=teacher.class_map,
+        keeps_classes=teacher.keeps_classes,
+        ensemble=teacher.ensemble,
+    )
+    return replace(info, members=tuple(_member(info, member) for member in teacher.members))
+
+
+def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: torch.device, owner: str) -> Teacher:
+    """The teacher that a manifest describes, its weights from these sources: one, or one for each member.
+
+    All but the weights, and whether a program is trusted, is as recorded: normalisation, size, precision, classes.
+    ManifestMismatchError, which calls the recorded one `owner`, where the sources are other networks or weights.
+    """
+    networks = info.networks
+    if len(sources) != len(networks):
+        raise ManifestMismatchError(f"{owner} is made of {len(networks)} networks; {len(sources)} were given")
+    loaded = []
+    for source, one in zip(sources, networks, strict=True):
+        teacher = source if isinstance(source, Teacher) else _load_recorded(source, one, device, owner)
+        if teacher.sha256 != one.sha256:
+            raise ManifestMismatchError(
+                f"{name_of(source)} (weights {teacher.sha256[:12]}) is not {owner} "
+                f"(weights {one.sha256[:12]}): give the one that labelled it"
+            )
+        loaded.append(teacher)
+    return loaded[0] if info.ensemble is None else combine(loaded, info.ensemble, info.size)
+
+
+def _load_recorded(source: TeacherSpec | PathLike, one: TeacherInfo, device: torch.device, owner: str) -> Teacher:
+    spec = as_spec(source)
+    spec.check_trust()
+    wanted = replace(spec, arch=one.arch, mean=one.mean, std=one.std, size=one.size)
+    try:
+        found = load_source(wanted, device, one.size)
+    except InputError as error:
+        raise ManifestMismatchError(f"{spec.source} is not {owner}: {error}") from error
+    return replace(
+        found,
+        precision=one.precision,
+        tf32=one.tf32,
+        forward=one.forward,
+        class_map=one.class_map,
+        keeps_classes=one.keeps_classes,
+    )
+
+
+def _member(info: TeacherInfo, teacher: Teacher) -> TeacherInfo:
+    spec = teacher.model.spec
+    return info.member(
+        arch=spec.arch,
+        sha256=teacher.sha256,
+        epoch=teacher.epoch,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        class_map=teacher.class_map,
+    )
 
 
 def find_teachers(
@@ -24,17 +114,16 @@ def find_teachers(
     Raises:
         ManifestMismatchError: a source is no network of the store. TeacherError, InputError: it cannot be loaded.
     """
-    networks = [(index, one) for index, info in enumerate(manifest.teachers) for one in info.members or (info,)]
+    networks = [(index, one) for index, info in enumerate(manifest.teachers) for one in info.networks]
     found: dict[tuple[int, str], Teacher] = {}
     for source in sources:
         if not isinstance(source, Teacher):
-            check_trust(as_spec(source).source, as_spec(source).trust_program)
+            as_spec(source).check_trust()
         errors: list[FastlabelError] = []
         for index, one in networks:
             owner = f"teacher {manifest.teachers[index].name} of {store}"
             try:
-                alone = _alone(manifest.teachers[index], one)
-                found[index, one.sha256] = recorded_teacher(alone, [source], device, owner)
+                found[index, one.sha256] = recorded_teacher(one, [source], device, owner)
             except FastlabelError as error:
                 errors.append(error)
         if len(errors) == len(networks):
@@ -42,7 +131,7 @@ def find_teachers(
     partial: list[str] = []
     complete: dict[int, Teacher] = {}
     for index, info in enumerate(manifest.teachers):
-        held = [found.get((index, one.sha256)) for one in info.members or (info,)]
+        held = [found.get((index, one.sha256)) for one in info.networks]
         parts = [teacher for teacher in held if teacher is not None]
         if len(parts) == len(held):
             complete[index] = recorded_teacher(info, parts, device, f"teacher {info.name} of {store}")
@@ -51,14 +140,6 @@ def find_teachers(
     if partial and not complete:
         raise ManifestMismatchError(partial[0])
     return complete
-
-
-def _alone(info: TeacherInfo, one: TeacherInfo | MemberInfo) -> TeacherInfo:
-    """One network of an ensemble as if it were the whole teacher."""
-    if one is info:
-        return info
-    names = ("arch", "sha256", "epoch", "size", "mean", "std", "class_map")
-    return replace(info, ensemble=None, members=(), **{name: getattr(one, name) for name in names})
 
 
 def _stranger(manifest: Manifest, source: AnyTeacher, store: str, errors: list[FastlabelError]) -> FastlabelError:

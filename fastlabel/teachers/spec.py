@@ -1,28 +1,17 @@
-"""The teachers of a labelling run: loaded as people name them, and described as the manifest keeps them."""
+"""A teacher as one names it, and who wins where the caller, a sidecar and the source say different things."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from fastlabel.dataset.beton import Beton
-from fastlabel.digests import canonical_digest
-from fastlabel.errors import InputError, ManifestMismatchError, TeacherError
-from fastlabel.labels.codec import TopKCodec
-from fastlabel.store.manifest import TeacherInfo
-from fastlabel.store.teacher_info import MemberInfo
-from fastlabel.teachers.class_map import Classes, pairs_of, read_class_map, resolve_class_map
-from fastlabel.teachers.exported import check_trust
-from fastlabel.teachers.labelling_network import ENSEMBLES, Ensemble, LabellingNetwork
-from fastlabel.teachers.precision import check_precision
-from fastlabel.teachers.sources import Source, load_source
+from fastlabel.errors import InputError
 from fastlabel.teachers.teacher import Teacher
 
 PathLike = str | os.PathLike[str]
+PROGRAM_SUFFIX = ".pt2"
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,20 @@ class TeacherSpec:
     keep_classes: bool = False
     trust_program: bool = False
 
+    def check_trust(self) -> None:
+        """InputError for a program that nobody says is to be trusted: loading one is running code."""
+        if str(self.source).endswith(PROGRAM_SUFFIX) and not self.trust_program:
+            raise InputError(
+                f"{self.source} is a program, and loading one can run any code that its maker put there: where you "
+                "trust it, give --trust-program (in Python TeacherSpec(..., trust_program=True)); else give a state "
+                "dict, which is only data"
+            )
+
+    def check_arch(self, arch: str) -> None:
+        """InputError where another network is asked for than the source is by itself."""
+        if self.arch is not None and _bare(self.arch) != _bare(arch):
+            raise InputError(f"{self.source} is {arch} by itself, not {self.arch}: leave --arch away")
+
 
 AnyTeacher = Teacher | TeacherSpec | str | os.PathLike[str]
 
@@ -67,166 +70,32 @@ def name_of(source: AnyTeacher) -> str:
     return source.name if isinstance(source, Teacher) else str(as_spec(source).source)
 
 
-def load_teachers(
-    teachers: Sequence[AnyTeacher],
-    device: torch.device,
-    beton: Beton | None = None,
-    size: int | None = None,
-    ensemble: str | None = None,
-) -> list[Teacher]:
-    """Teachers that are named, in eval mode on a device; loaded ones are taken as they are.
+def resolve(given: TeacherSpec, sidecar: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """The `mean`, `std` and `size` of a teacher: of three that say it, who wins.
 
-    Args:
-        beton: the dataset that they shall label: whose classes a class map speaks of.
-        size: of the views in pixels, if that is settled: what a teacher takes that says no size;
-            default what the first takes.
-        ensemble: "mean-logits" or "mean-probs" makes them one teacher.
-
-    Raises:
-        InputError: a name, an option or a class map cannot be used. TeacherError: weights cannot be loaded.
+    The caller wins over the JSON file beside the weights, and that over what the source says by itself; None is where
+    nobody says it. InputError for a mean or std that is not three finite numbers.
     """
-    if not teachers:
-        raise InputError("no teacher; give at least one: a checkpoint, torchvision:NAME@WEIGHTS, timm:NAME ...")
-    loaded = [_load(teachers[0], device, beton, size)]
-    views = size or loaded[0].model.spec.size
-    loaded += [_load(teacher, device, beton, views) for teacher in teachers[1:]]
-    return loaded if ensemble is None else [combine(loaded, ensemble, views)]
+    found = {}
+    for name in ("mean", "std", "size"):
+        said = (getattr(given, name), sidecar.get(name), source.get(name))
+        found[name] = next((value for value in said if value is not None), None)
+    colours = {name: check_colours(name, found[name]) for name in ("mean", "std") if found[name] is not None}
+    return found | colours
 
 
-def combine(members: Sequence[Teacher], rule: str, size: int) -> Teacher:
-    """Several teachers as one, which takes images of `size` pixels. InputError unless their labels go together."""
-    if rule not in ENSEMBLES:
-        raise InputError(f"unknown ensemble {rule!r}: known are {', '.join(ENSEMBLES)}")
-    if len(members) < 2:
-        raise InputError("an ensemble needs two teachers or more")
-    for what, values in (
-        ("numbers of classes", [member.num_classes for member in members]),
-        (
-            "choices of classes",
-            [(member.keeps_classes, member.keeps_classes and member.class_map) for member in members],
-        ),
-        ("precisions", [(member.precision, member.tf32) for member in members]),
-        ("forwards", [member.forward for member in members]),
-    ):
-        if any(value != values[0] for value in values):
-            raise InputError(f"the teachers of an ensemble have different {what}: {', '.join(map(str, values))}")
-    first = members[0]
-    model: Any = Ensemble(rule, [LabellingNetwork(member) for member in members], first.num_classes, size)
-    return Teacher(
-        model=model.eval(),
-        name="+".join(member.name for member in members),
-        sha256=canonical_digest({"members": [member.sha256 for member in members]}),
-        epoch=None,
-        precision=first.precision,
-        tf32=first.tf32,
-        forward=first.forward,
-        class_map=first.class_map if first.keeps_classes else None,
-        keeps_classes=first.keeps_classes,
-        ensemble=rule,
-        members=tuple(members),
-    )
-
-
-def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int) -> TeacherInfo:
-    """What the manifest keeps of a teacher that labels a dataset. TeacherError unless it fits."""
-    spec = teacher.model.spec
-    if teacher.num_classes != beton.num_classes and not teacher.keeps_classes:
-        raise TeacherError(
-            f"teacher {teacher.name} has {teacher.num_classes} classes, {beton.path} has {beton.num_classes}; "
-            "take a teacher of this dataset, say with --class-map FILE which of its classes each of the dataset's is, "
-            "or label over its own classes with --keep-teacher-classes"
-        )
-    for member in teacher.members or (teacher,):
-        if member.fixed_batch not in (None, forward_batch):
-            raise TeacherError(
-                f"teacher {member.name} was exported for batches of exactly {member.fixed_batch}: give --forward-batch "
-                f"{member.fixed_batch}, or export it with a dynamic batch"
-            )
-    return TeacherInfo(
-        name=teacher.name,
-        arch=spec.arch,
-        sha256=teacher.sha256,
-        epoch=teacher.epoch,
-        size=spec.size,
-        mean=spec.mean,
-        std=spec.std,
-        precision=teacher.precision,
-        tf32=teacher.tf32,
-        forward=teacher.forward,
-        device=device.type,
-        forward_batch=forward_batch,
-        codec=TopKCodec(k, teacher.num_classes),
-        class_map=teacher.class_map,
-        keeps_classes=teacher.keeps_classes,
-        ensemble=teacher.ensemble,
-        members=tuple(map(_member, teacher.members)),
-    )
-
-
-def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: torch.device, owner: str) -> Teacher:
-    """The teacher that a manifest describes, its weights from these sources: one, or one for each member.
-
-    All but the weights, and whether a program is trusted, is as recorded: normalisation, size, precision, classes.
-    ManifestMismatchError, which calls the recorded one `owner`, where the sources are other networks or weights.
-    """
-    recorded: Sequence[TeacherInfo | MemberInfo] = info.members or (info,)
-    if len(sources) != len(recorded):
-        raise ManifestMismatchError(f"{owner} is made of {len(recorded)} networks; {len(sources)} were given")
-    loaded = []
-    for source, one in zip(sources, recorded, strict=True):
-        teacher = source if isinstance(source, Teacher) else _load_recorded(source, one, info, device, owner)
-        if teacher.sha256 != one.sha256:
-            raise ManifestMismatchError(
-                f"{name_of(source)} (weights {teacher.sha256[:12]}) is not {owner} "
-                f"(weights {one.sha256[:12]}): give the one that labelled it"
-            )
-        loaded.append(teacher)
-    return loaded[0] if info.ensemble is None else combine(loaded, info.ensemble, info.size)
-
-
-def _load_recorded(
-    source: TeacherSpec | PathLike, one: TeacherInfo | MemberInfo, info: TeacherInfo, device: torch.device, owner: str
-) -> Teacher:
-    spec = as_spec(source)
-    check_trust(spec.source, spec.trust_program)
-    wanted = Source(spec.source, one.arch, one.mean, one.std, one.size, spec.trust_program)
+def check_colours(name: str, values: Any) -> tuple[float, ...]:
+    """Three finite numbers, one for each colour; a single one goes for all. InputError otherwise."""
     try:
-        found = load_source(wanted, device, one.size)
-    except InputError as error:
-        raise ManifestMismatchError(f"{spec.source} is not {owner}: {error}") from error
-    return replace(
-        found,
-        precision=info.precision,
-        tf32=info.tf32,
-        forward=info.forward,
-        class_map=one.class_map,
-        keeps_classes=info.keeps_classes,
-    )
+        numbers = tuple(float(value) for value in (values if isinstance(values, (list, tuple)) else [values]))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be 3 numbers, one for each colour, not {values!r}") from error
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    if len(numbers) != 3 or any(number != number or abs(number) == float("inf") for number in numbers):
+        raise InputError(f"{name} must be 3 numbers, one for each colour, not {values!r}")
+    return numbers
 
 
-def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: int | None) -> Teacher:
-    if isinstance(teacher, Teacher):
-        return teacher
-    spec = as_spec(teacher)
-    check_precision(spec.precision, spec.tf32, device.type, spec.forward)
-    loaded = load_source(
-        Source(spec.source, spec.arch, spec.mean, spec.std, spec.size, spec.trust_program), device, size
-    )
-    how = {"precision": spec.precision, "tf32": spec.tf32, "forward": spec.forward}
-    loaded = replace(loaded, **how, keeps_classes=spec.keep_classes)
-    if spec.class_map is None:
-        return loaded
-    if beton is None:
-        raise InputError("a class map needs the dataset whose classes it speaks of")
-    given = spec.class_map
-    pairs = read_class_map(given) if isinstance(given, (str, os.PathLike)) else pairs_of(given)
-    ours = Classes(str(beton.path), beton.num_classes, tuple(beton.class_names or ()))
-    theirs = Classes(f"teacher {loaded.name}", loaded.model.spec.num_classes, loaded.categories)
-    return replace(loaded, class_map=resolve_class_map(pairs, ours, theirs))
-
-
-def _member(teacher: Teacher) -> MemberInfo:
-    spec = teacher.model.spec
-    return MemberInfo(
-        spec.arch, teacher.sha256, teacher.epoch, spec.size, spec.mean, spec.std, class_map=teacher.class_map
-    )
+def _bare(arch: str) -> str:
+    # timm:NAME.TAG: the tag says which weights.
+    return arch.removeprefix("torchvision:").partition(".")[0]

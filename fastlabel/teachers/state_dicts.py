@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from fastlabel.errors import InputError, TeacherError
+from fastlabel.errors import TeacherError
 from fastlabel.models.architectures import build_model
 
 # In this order: weights under the first of these keys are taken.
@@ -133,15 +133,3 @@ def _check_keys(path: str | Path, arch: str, state: Mapping[str, Tensor], wanted
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def check_colours(name: str, values: Any) -> tuple[float, ...]:
-    """Three finite numbers, one for each colour; a single one goes for all. InputError otherwise."""
-    try:
-        numbers = tuple(float(value) for value in (values if isinstance(values, (list, tuple)) else [values]))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be 3 numbers, one for each colour, not {values!r}") from error
-    numbers = numbers * 3 if len(numbers) == 1 else numbers
-    if len(numbers) != 3 or any(number != number or abs(number) == float("inf") for number in numbers):
-        raise InputError(f"{name} must be 3 numbers, one for each colour, not {values!r}")
-    return numbers

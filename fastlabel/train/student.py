@@ -23,7 +23,8 @@ from fastlabel.store.store import LabelStore
 from fastlabel.system.devices import pick_device
 from fastlabel.system.ranks import Ranks
 from fastlabel.teachers.labelling_network import LabellingNetwork
-from fastlabel.teachers.spec import TeacherSpec, recorded_teacher
+from fastlabel.teachers.recorded import recorded_teacher
+from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.train.common import (
     Result,
     check_same_classes,

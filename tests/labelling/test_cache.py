@@ -155,7 +155,7 @@ def test_logits_that_are_no_distribution_name_the_samples(
     tmp_path: Path, value: float, columns: slice, make_store: MakeStore
 ) -> None:
     good = make_teacher()
-    bad = Teacher(Broken(good, value, columns=columns), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
+    bad = Teacher(Broken(good, value, columns=columns), good.name, good.epoch)  # type: ignore[arg-type]
     with pytest.raises(TeacherError, match=r"logits that are NaN, \+inf or all -inf for 1 crops of view 0: samples 1;"):
         make_store(teachers=[bad])
     with pytest.raises(MissingLabelsError, match="not labelled yet"):
@@ -165,7 +165,7 @@ def test_logits_that_are_no_distribution_name_the_samples(
 def test_a_single_class_of_probability_zero_is_stored(make_store: MakeStore) -> None:
     """By the codec's own rule: -inf is no number out of range, but a class that cannot be."""
     good = make_teacher()
-    sure = Teacher(Broken(good, -float("inf")), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
+    sure = Teacher(Broken(good, -float("inf")), good.name, good.epoch)  # type: ignore[arg-type]
     stores = [LabelStore.open(make_store(name, k=3, teachers=[one])) for name, one in (("sure", sure), ("good", good))]
     found, wanted = (store.plane(0)[np.arange(12)].dense() for store in stores)
     changed = [1, 5, 9]  # the second of each batch of four
@@ -177,7 +177,7 @@ def test_a_single_class_of_probability_zero_is_stored(make_store: MakeStore) -> 
 
 def test_logits_of_the_wrong_width(make_store: MakeStore) -> None:
     good = make_teacher()
-    wide = Teacher(Broken(good, 0.0, width=4), good.name, good.sha256, good.epoch)  # type: ignore[arg-type]
+    wide = Teacher(Broken(good, 0.0, width=4), good.name, good.epoch)  # type: ignore[arg-type]
     with pytest.raises(TeacherError, match=r"gives logits of shape \(4, 4\), expected \(4, 3\)"):
         make_store(teachers=[wide])
 

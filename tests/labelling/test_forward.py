@@ -21,10 +21,10 @@ from fastlabel.labelling.unit import one_behind, try_labelling
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.models.classifier import Classifier, ModelSpec
-from fastlabel.models.weights import weights_sha256
 from fastlabel.store.manifest import TeacherInfo
 from fastlabel.store.store import LabelStore
-from fastlabel.teachers.labelling_network import Ensemble, LabellingNetwork, resized
+from fastlabel.teachers.ensemble import Ensemble
+from fastlabel.teachers.labelling_network import LabellingNetwork, resized
 from fastlabel.teachers.precision import PRECISIONS, check_precision, full_precision, teacher_precision
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
@@ -73,7 +73,7 @@ def normed_teacher(**options: object) -> Teacher:
         model = Classifier(ModelSpec("resnet18", 5, 32))
         model.train()(crops(8, 32).permute(0, 3, 1, 2))
     model.eval().requires_grad_(False)
-    return Teacher(model, "normed", weights_sha256(model.state_dict()), None, **options)  # type: ignore[arg-type]
+    return Teacher(model, "normed", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 3, 3, 1], [4, 4, 2], [7, 3]])

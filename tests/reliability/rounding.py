@@ -22,7 +22,9 @@ from fastlabel.images.loader import ImageLoader
 from fastlabel.integrity.tolerance import Arrays, Rounding, moved_codes, unequal_rows
 from fastlabel.labelling.forward import CanonicalBatches, TeacherForward
 from fastlabel.store.units import ARRAYS
-from fastlabel.teachers.spec import TeacherSpec, describe, load_teachers
+from fastlabel.teachers.load import load_teachers
+from fastlabel.teachers.recorded import describe
+from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
 

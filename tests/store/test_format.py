@@ -70,7 +70,7 @@ def make_teacher(number: int) -> Teacher:
         torch.manual_seed(number)
         model = Classifier(ModelSpec("convnet-d1-w8", 10, 8)).eval().requires_grad_(False)
     model.net.classifier.weight *= (8, 200)[number]
-    return Teacher(model, f"teacher-{number}", f"{number}" * 64, number)
+    return Teacher(model, f"teacher-{number}", number)
 
 
 @pytest.fixture(scope="module")

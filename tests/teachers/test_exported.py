@@ -13,10 +13,10 @@ from torchvision import models
 
 from fastlabel.errors import InputError, TeacherError
 from fastlabel.models.weights import weights_sha256
-from fastlabel.teachers.exported import load_program
-from fastlabel.teachers.pretrained import Network
+from fastlabel.teachers.exported import Program, load_program
+from fastlabel.teachers.spec import TeacherSpec
 
-MEAN, STD, CPU = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), torch.device("cpu")
+CPU = torch.device("cpu")
 IMAGES = torch.zeros(4, 3, 32, 32)
 BATCH = torch.export.Dim("batch", min=1, max=512)
 SIDE = torch.export.Dim("side", min=16, max=512)
@@ -43,8 +43,8 @@ def export(path: Path, net: nn.Module, example: Tensor = IMAGES, dims: dict[int,
     return path
 
 
-def load(path: Path) -> Network:
-    return load_program(path, MEAN, STD, CPU, trust=True)
+def load(path: Path) -> Program:
+    return load_program(TeacherSpec(path, trust_program=True), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +55,21 @@ def small() -> nn.Module:
 
 def test_a_program_gives_what_its_network_gave(tmp_path: Path, small: nn.Module) -> None:
     found = load(export(tmp_path / "net.pt2", small, dims={0: BATCH, 2: SIDE, 3: SIDE}))
-    assert (found.spec.num_classes, found.any_size, found.fixed_batch) == (5, True, None)
-    assert (found.spec.mean, found.spec.std) == (MEAN, STD)
+    assert (found.num_classes, found.size, found.batch) == (5, None, None)
     for images in (torch.randn(1, 3, 32, 32), torch.randn(9, 3, 41, 41)):
         channels_last = images.to(memory_format=torch.channels_last)
-        assert torch.equal(found.net.eval()(channels_last), small(images))
-    assert weights_sha256(found.extra_state) == weights_sha256(small.state_dict())
+        assert torch.equal(found.eval()(channels_last), small(images))
+    assert weights_sha256(found.tensors) == weights_sha256(small.state_dict())
 
 
 def test_a_fixed_batch_and_size_are_known(tmp_path: Path, small: nn.Module) -> None:
     found = load(export(tmp_path / "net.pt2", small))
-    assert (found.spec.size, found.any_size, found.fixed_batch) == (32, False, 4)
+    assert (found.size, found.batch) == (32, 4)
 
 
 def test_the_same_weights_in_another_program_are_another_arch(tmp_path: Path, small: nn.Module) -> None:
     one, other = (
-        load(export(tmp_path / f"{size}.pt2", small, torch.zeros(2, 3, size, size))).spec.arch for size in (32, 40)
+        load(export(tmp_path / f"{size}.pt2", small, torch.zeros(2, 3, size, size))).arch for size in (32, 40)
     )
     assert one.startswith("export:") and one != other
 
@@ -80,7 +79,7 @@ def test_a_real_network(tmp_path: Path) -> None:
     net = models.squeezenet1_1(num_classes=6).eval()
     found = load(export(tmp_path / "net.pt2", net, dims={0: BATCH}))
     images = torch.randn(3, 3, 32, 32)
-    assert torch.equal(found.net(images), net(images))
+    assert torch.equal(found(images), net(images))
 
 
 class Wrap(nn.Module):
@@ -122,7 +121,7 @@ def test_attention_without_dropout_is_repeatable(tmp_path: Path) -> None:
     found = load(export(tmp_path / "vit.pt2", net, dims={0: BATCH}))
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(found.net(images), net(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found(images), net(images), atol=1e-5, rtol=1e-5)
 
 
 class Touch:
@@ -144,7 +143,7 @@ def test_code_in_a_program_runs_only_where_it_is_trusted(tmp_path: Path, small: 
             hidden = name.endswith("sample_inputs/model.pt")
             new.writestr(name, (tmp_path / "evil").read_bytes() if hidden else old.read(name))
     with pytest.raises(TeacherError if trust else InputError) as raised:
-        load_program(tmp_path / "evil.pt2", MEAN, STD, CPU, trust)
+        load_program(TeacherSpec(tmp_path / "evil.pt2", trust_program=trust), CPU)
     assert trap.exists() == trust
     if not trust:
         assert "can run any code that its maker put there: where you trust it, give --trust-program" in str(

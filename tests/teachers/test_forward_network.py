@@ -15,7 +15,6 @@ from torchvision import models
 
 from fastlabel.errors import TeacherError
 from fastlabel.models.classifier import Classifier, ModelSpec
-from fastlabel.models.weights import weights_sha256
 from fastlabel.store.manifest import Manifest
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.forward_network import with_cast_weights
@@ -41,7 +40,7 @@ def teacher_of(net: nn.Module, **options: Any) -> Teacher:
     model = Classifier(ModelSpec("some", 5, 32), net)
     model.train()(images(8))  # batch norm's statistics are not those of its initialisation
     model.eval().requires_grad_(False)
-    return Teacher(model, "some", weights_sha256(model.state_dict()), None, **options)
+    return Teacher(model, "some", **options)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -49,6 +48,7 @@ def teacher_of(net: nn.Module, **options: Any) -> Teacher:
 def test_weights_cast_once_give_the_logits_of_autocast(name: str, precision: str) -> None:
     torch.manual_seed(3)
     teacher = teacher_of(NETWORKS[name](), precision=precision)
+    digest = teacher.sha256
     with torch.inference_mode(), teacher_precision("cpu", precision):
         wanted = teacher.model(images()).float()
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def test_weights_cast_once_give_the_logits_of_autocast(name: str, precision: str
         assert torch.equal(network(images()), wanted)
     types = {module.weight.dtype for module in network.modules() if type(module) in (nn.Conv2d, nn.Linear)}
     assert types == {PRECISIONS[precision]}
-    assert weights_sha256(teacher.model.state_dict()) == teacher.sha256
+    assert teacher.sha256 == digest
 
 
 def test_layers_that_compute_with_their_weights_stay_as_they_are() -> None:

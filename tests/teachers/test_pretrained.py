@@ -10,7 +10,15 @@ import torch
 from torchvision import models
 
 from fastlabel.errors import InputError, TeacherError
-from fastlabel.teachers.pretrained import checkpoint_file, timm_network, torchvision_colours, torchvision_network
+from fastlabel.teachers.pretrained import checkpoint_file, torchvision_colours
+from fastlabel.teachers.sources import load_source
+from fastlabel.teachers.spec import TeacherSpec
+from fastlabel.teachers.teacher import Teacher
+
+
+def load(source: str, size: int | None = None) -> Teacher:
+    return load_source(TeacherSpec(source, size=size), torch.device("cpu"), None)
+
 
 WEIGHTS = models.SqueezeNet1_1_Weights.IMAGENET1K_V1
 
@@ -41,17 +49,17 @@ def squeezenet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> models.SqueezeN
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "DEFAULT"])
 def test_weights_in_the_folder_are_used(squeezenet: models.SqueezeNet, name: str) -> None:
-    found = torchvision_network("squeezenet1_1", name)
-    assert (found.spec.arch, found.spec.num_classes, found.spec.size) == ("squeezenet1_1", 1000, 224)
-    assert found.spec.mean == (0.485, 0.456, 0.406) and found.categories[:2] == ("tench", "goldfish")
+    found = load(f"torchvision:squeezenet1_1@{name}")
+    assert (found.model.spec.arch, found.model.spec.num_classes, found.model.spec.size) == ("squeezenet1_1", 1000, 224)
+    assert found.model.spec.mean == (0.485, 0.456, 0.406) and found.categories[:2] == ("tench", "goldfish")
     assert len(found.categories) == 1000
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(found.net.eval()(images), squeezenet(images))
+        assert torch.equal(found.model.net(images), squeezenet.to(memory_format=torch.channels_last)(images))
 
 
 def test_another_size_is_taken(squeezenet: models.SqueezeNet) -> None:
-    assert torchvision_network("squeezenet1_1", "DEFAULT", 96).spec.size == 96
+    assert load("torchvision:squeezenet1_1@DEFAULT", 96).model.spec.size == 96
 
 
 def test_a_file_of_another_hash_is_refused(squeezenet: models.SqueezeNet, folder: Path) -> None:
@@ -60,12 +68,12 @@ def test_a_file_of_another_hash_is_refused(squeezenet: models.SqueezeNet, folder
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(TeacherError, match=r"its SHA-256 begins [0-9a-f]{8}, its name says [0-9a-f]{8}; remove it"):
-        torchvision_network("squeezenet1_1", "DEFAULT")
+        load("torchvision:squeezenet1_1@DEFAULT")
 
 
 def test_without_a_network_the_error_says_where_to_put_the_file(folder: Path) -> None:
     with pytest.raises(TeacherError) as raised:
-        torchvision_network("resnet18", "IMAGENET1K_V1")
+        load("torchvision:resnet18@IMAGENET1K_V1")
     message = str(raised.value)
     assert message.startswith("torchvision:resnet18@IMAGENET1K_V1: its weights are not here and cannot be fetched")
     assert "fetch https://download.pytorch.org/models/resnet18-f37072fd.pth elsewhere" in message
@@ -90,7 +98,7 @@ def test_a_folder_set_by_a_program_is_used(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_unknown_names(name: str, weights: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        torchvision_network(name, weights)
+        load(f"torchvision:{name}@{weights}")
 
 
 def test_timm_names_and_weights_out_of_reach(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +108,13 @@ def test_timm_names_and_weights_out_of_reach(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match="unknown model timm:resnet81: did you mean resnet1"):
-        timm_network("resnet81")
+        load("timm:resnet81")
     with pytest.raises(
         InputError, match=r"timm:resnet18\.a1_in2k has no such pretrained weights: did you mean resnet18"
     ):
-        timm_network("resnet18.a1_in2k")
+        load("timm:resnet18.a1_in2k")
     with pytest.raises(TeacherError, match=r"fetch model.safetensors of https://huggingface.co/timm/resnet18.a1_in1k"):
-        timm_network("resnet18.a1_in1k")
+        load("timm:resnet18.a1_in1k")
 
 
 def test_timm_weights_in_the_cache_are_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,15 +131,19 @@ def test_timm_weights_in_the_cache_are_used(folder: Path, tmp_path: Path, monkey
     (repository / "refs" / "main").write_text("0" * 40)
     (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
     save_file(net.state_dict(), repository / "snapshots" / ("0" * 40) / "model.safetensors")
-    found = timm_network("test_resnet.r160_in1k")
-    assert (found.spec.arch, found.spec.num_classes, found.spec.size) == ("timm:test_resnet", 1000, 160)
+    found = load("timm:test_resnet.r160_in1k")
+    assert (found.model.spec.arch, found.model.spec.num_classes, found.model.spec.size) == (
+        "timm:test_resnet",
+        1000,
+        160,
+    )
     assert found.categories[0] == "n01440764" and len(found.categories) == 1000
     images = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
-        assert torch.equal(found.net.eval()(images), net(images))
+        assert torch.equal(found.model.net(images), net.to(memory_format=torch.channels_last)(images))
 
 
 def test_what_all_weights_of_a_network_are_normalised_with() -> None:
     for name in ("googlenet", "inception_v3", "efficientnet_v2_l"):
-        assert torchvision_colours(name) == ((0.5,) * 3, (0.5,) * 3)
-    assert torchvision_colours("vgg16") is None
+        assert torchvision_colours(name) == {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert torchvision_colours("vgg16") == {}

@@ -22,8 +22,11 @@ from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.classifier import ModelSpec
 from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.store import LabelStore
+from fastlabel.teachers.ensemble import combine
 from fastlabel.teachers.labelling_network import LabellingNetwork
-from fastlabel.teachers.spec import TeacherSpec, combine, load_teachers, recorded_teacher
+from fastlabel.teachers.load import load_teachers
+from fastlabel.teachers.recorded import recorded_teacher
+from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.train import Recipe, StudentConfig, train_student
 from fastlabel.train.checkpoint import save_checkpoint
