@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -85,7 +86,7 @@ def _name_other_gpus(device: str | None) -> None:
     import torch
 
     if device in (None, "auto", "cuda") and torch.cuda.device_count() > 1:
-        click.echo(torchrun_line(torch.cuda.device_count(), click.get_os_args()), err=True)
+        click.echo(torchrun_line(torch.cuda.device_count(), sys.argv[1:]), err=True)
 
 
 def torchrun_line(num_gpus: int, arguments: Sequence[str]) -> str:

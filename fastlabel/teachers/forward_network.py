@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def compiled(model: nn.Module) -> nn.Module:
     from torch._inductor import config
 
     # Without "deterministic" kernels are chosen by their speed, which differs from run to run.
-    options = {"freezing": True} | ({"deterministic": True} if hasattr(config, "deterministic") else {})
+    options: dict[str, Any] = {"freezing": True} | ({"deterministic": True} if hasattr(config, "deterministic") else {})
     network: nn.Module = torch.compile(model, fullgraph=True, dynamic=False, options=options)  # type: ignore[assignment]
     return network
 
