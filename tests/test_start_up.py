@@ -53,6 +53,7 @@ def test_help_imports_nothing_heavy():
     assert imported(["--help"], ["--version"], *commands, ["study", "experts", "--help"]) == set()
 
 
+@pytest.mark.slow
 def test_the_help_of_a_study_imports_torch_alone():
     assert imported(*(["study", name, "--help"] for name in STUDIES)) <= {"torch", "zarr", "numba"}
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fastlabel.benchmarks.loader_soak import Footprint, summary
 from tests.stores import write_photos
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_flat_over_many_small_batches(photo_folder: Path, tmp_path: Path) -> None:
     """12 photos one at a time, 60 epochs: 700 batches. What is kept of each, if it is 7 kB, shows as 5 MiB or more."""
     beton, out = write_photos(photo_folder, tmp_path / "photos.beton"), tmp_path / "soak.json"

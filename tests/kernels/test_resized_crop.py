@@ -327,6 +327,7 @@ def test_a_copy_that_partly_leaves_the_image(flip: int) -> None:
         assert np.array_equal(resized_crop(image, box, 24), resized_crop_reference(image, box, 24))
 
 
+@pytest.mark.slow
 def test_nothing_outside_the_image_is_read() -> None:
     """In a process of its own: the image ends where readable memory ends, and begins where it begins."""
     code = """

@@ -30,6 +30,7 @@ print(anonymous() - before, *{os.path.realpath(name) for name in maps if "libtbb
 """
 
 
+@pytest.mark.slow
 def test_the_packages_tbb_comes_first_and_keeps_nothing_of_a_call() -> None:
     try:
         files = metadata.files("tbb") or []
