@@ -69,6 +69,12 @@ def cli() -> Callable[..., Result]:
 
 
 @pytest.fixture
+def lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress in a log is a line for each thing that is done, not one each half minute."""
+    monkeypatch.setattr("fastlabel.system.progress.SECONDS_BETWEEN_LINES", 0.0)
+
+
+@pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """The 12 photos of three classes in one .beton file."""
     from tests.stores import write_photos

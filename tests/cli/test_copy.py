@@ -22,12 +22,13 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_views_and_teachers(cli: Cli, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     done = cli("copy", source, out, "--views", "0:2", "--teacher", 1, "--teacher", 0)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith(f"{out}: 4 units of 5 samples x 2 views by teacher-1, teacher-0, ")
-    assert "copy: 100%" in done.stderr and "not labelled" not in done.stdout
+    assert "copy: 4 of 4 units (100 %)" in done.stderr and "not labelled" not in done.stdout
     check(LabelStore.open(out))
 
 

@@ -90,12 +90,13 @@ def test_experts_as_json_and_again(cli, files, tmp_path):
     assert "holds another run: its seed is" in error_of(other)
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_a_study_prints_its_report(study, tmp_path):
     result = study("temperature", "--ipc", 2, "--epoch", 2, "--temperature", 1, "--temperature", 3.5)
     assert result.exit_code == 0, result.stderr
     assert "2 images per class: test accuracy in percent" in result.stdout and "T = 3.5" in result.stdout
     assert "2 students trained, 0 were there; report:" in result.stdout
-    assert "student" in result.stderr
+    assert "images (100 %)" in result.stderr and "student" in result.stderr
     report = (tmp_path / "out" / "report.md").read_text()
     assert all(finding.removeprefix("* ") in report for finding in result.stdout.splitlines() if finding[:1] == "*")
     again = study("temperature", "--ipc", 2, "--epoch", 2, "--temperature", 1, "--temperature", 3.5)

@@ -20,11 +20,12 @@ import fastlabel.cli.main as main_module
 from fastlabel.errors import InputError, StoreError
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_a_folder_is_written_and_summed_up(cli, photo_folder, tmp_path):
     result = cli("write-dataset", photo_folder, tmp_path / "a.beton")
     assert result.exit_code == 0
     assert "12 samples, 3 classes" in result.stdout
-    assert "img/s" in result.stderr
+    assert "write-dataset: 12 of 12 images (100 %)" in result.stderr
     assert (tmp_path / "a.beton").exists() and (tmp_path / "a.beton.json").exists()
 
 

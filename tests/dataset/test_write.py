@@ -18,6 +18,7 @@ from fastlabel.dataset.digits import load_digits
 from fastlabel.dataset.ffcv_api import IMAGE_MODES, Loader, OrderOption, Reader, SimpleRGBImageDecoder
 from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import DatasetError, InputError
+from tests.process_state import restored
 
 
 @pytest.fixture
@@ -54,15 +55,16 @@ def paths_and_labels(folder):
 def test_digits_come_back_through_ffcvs_own_loader(out):
     report = write_dataset("digits:test", out, progress=False)
     images, targets = load_digits("test")
-    loader = Loader(
-        str(out),
-        batch_size=64,
-        num_workers=1,
-        order=OrderOption.SEQUENTIAL,
-        drop_last=False,
-        pipelines={"image": [SimpleRGBImageDecoder()]},
-    )
-    batches = [(torch.as_tensor(image).clone(), torch.as_tensor(label).clone()) for image, label in loader]
+    with restored():  # FFCV sets how many threads PyTorch and Numba have
+        loader = Loader(
+            str(out),
+            batch_size=64,
+            num_workers=1,
+            order=OrderOption.SEQUENTIAL,
+            drop_last=False,
+            pipelines={"image": [SimpleRGBImageDecoder()]},
+        )
+        batches = [(torch.as_tensor(image).clone(), torch.as_tensor(label).clone()) for image, label in loader]
     assert (torch.cat([image for image, _ in batches]).numpy() == images).all()
     assert (torch.cat([label for _, label in batches]).numpy().ravel() == targets).all()
     assert report.num_samples == len(images) == Reader(str(out)).num_samples
