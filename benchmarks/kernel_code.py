@@ -148,12 +148,11 @@ def compiled(capability: int = 90) -> Iterator[list[Code]]:
     listed: list[Code] = []
     run, active = JITFunction.run, driver._active
 
-    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         arguments = dict(zip(self.arg_names, args, strict=False)) | kwargs
         at = (kernel.metadata.num_warps, kernel.metadata.shared, kernel.asm["cubin"])
         listed.append(Code(kernel.metadata.name, tuple(grid), arguments, *at))
-        return kernel
 
     driver.set_active(_CompileOnly(capability))
     JITFunction.run = compile_only

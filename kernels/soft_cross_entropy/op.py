@@ -45,25 +45,25 @@ def soft_cross_entropy(
             ids and targets out of range. On a GPU, which would have to wait, the loss of such a row is NaN.
     """
     check_arguments(logits_BC, target, student_temperature, reduction, divergence)
-    loss_B = _losses(logits_BC, target, float(student_temperature))
+    entropy_B = None
     if divergence == "kl":
         with torch.no_grad():
             entropy_B = target_entropy(target_parts(target, logits_BC.shape[1], torch.float64), logits_BC.shape[1])
-        loss_B = loss_B - entropy_B.to(loss_B.dtype)
-    if temperature_squared:
-        loss_B = loss_B * student_temperature**2
-    if reduction == "none":
-        return loss_B
-    return loss_B.sum() if reduction == "sum" else loss_B.mean()
-
-
-def _losses(logits_BC: Tensor, target: Target, student_temperature: float) -> Tensor:
+    factor = float(student_temperature) ** 2 if temperature_squared else 1.0
     # Tensors of another type are those that trace: they see the operator.
     if torch.compiler.is_compiling() or type(logits_BC) not in (Tensor, torch.nn.Parameter):
-        return soft_cross_entropy_forward(logits_BC, *_flatten(target, student_temperature))[0]
+        loss_B = soft_cross_entropy_forward(logits_BC, *_flatten(target, float(student_temperature)))[0]
+        return _reduce(loss_B, entropy_B, reduction, factor)
     # The operator's way through the dispatcher takes longer than the loss of a small batch.
-    loss_B: Tensor = _Eager.apply(logits_BC, target, student_temperature)
-    return loss_B
+    loss: Tensor = _Eager.apply(logits_BC, target, float(student_temperature), entropy_B, reduction, factor)
+    return loss
+
+
+def _reduce(loss_B: Tensor, entropy_B: Tensor | None, reduction: str, factor: float) -> Tensor:
+    if entropy_B is not None:
+        loss_B = loss_B - entropy_B.to(loss_B.dtype)
+    loss = loss_B if reduction == "none" else loss_B.sum() if reduction == "sum" else loss_B.mean()
+    return loss if factor == 1 else loss * factor
 
 
 def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tuple[Tensor, Tensor]:
@@ -82,18 +82,19 @@ def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> t
 
 
 def _backward(
-    grad_B: Tensor, stats_BS: Tensor, logits_BC: Tensor, target: Target, student_temperature: float
+    grad: Tensor, stats_BS: Tensor, logits_BC: Tensor, target: Target, student_temperature: float, weight: float = 1.0
 ) -> Tensor:
-    """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
-    if logits_BC.is_cpu:
-        from fastlabel.kernels.soft_cross_entropy import cpu
-
-        return cpu.backward(grad_B, logits_BC, stats_BS, target, student_temperature)
+    """The gradient in the logits [B, C], of their dtype, from a weight times that in the losses, [B] or one for all."""
     if logits_BC.is_cuda:
         from fastlabel.kernels.soft_cross_entropy import triton
 
         if triton.can_run(target):
-            return triton.backward(grad_B, logits_BC, stats_BS, student_temperature)
+            return triton.backward(grad, logits_BC, stats_BS, student_temperature, weight)
+    grad_B = (grad * weight).expand(len(logits_BC))
+    if logits_BC.is_cpu:
+        from fastlabel.kernels.soft_cross_entropy import cpu
+
+        return cpu.backward(grad_B, logits_BC, stats_BS, target, student_temperature)
     return soft_cross_entropy_backward_reference(grad_B, logits_BC, target, student_temperature)
 
 
@@ -106,27 +107,37 @@ def stats_width(logits_BC: Tensor, target: Target) -> int:
 
 
 class _Eager(torch.autograd.Function):
-    """The same as the operator below, called directly."""
+    """The same as the operator below and the reduction, called directly."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Target, student_temperature: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Target,
+        student_temperature: float,
+        entropy: Tensor | None,
+        reduction: str,
+        factor: float,
+    ) -> Tensor:
         loss, stats = _forward(logits, target, student_temperature)
-        # Tensors of the target too: autograd then sees that one was changed in place before backward.
-        *tensors, ctx.label_temperature, ctx.student_temperature = _flatten(target, student_temperature)
-        # Those made in inference mode have no version, and cannot be saved so.
-        ctx.unsaved = [tensor if tensor is not None and tensor.is_inference() else None for tensor in tensors]
-        saved = (tensor if kept is None else None for tensor, kept in zip(tensors, ctx.unsaved, strict=True))
-        ctx.save_for_backward(logits, stats, *saved)
-        return loss
+        ctx.numbers = (student_temperature, factor / max(len(loss), 1) if reduction == "mean" else factor)
+        ctx.target = target
+        # Tensors of the target too: autograd then sees that one was changed in place before backward, which on a GPU
+        # does not read them. Those made in inference mode have no version, and cannot be saved so.
+        read = _flatten(target, student_temperature)[:-2] if logits.is_cpu else ()
+        ctx.save_for_backward(logits, stats, *(x for x in read if x is not None and not x.is_inference()))
+        return _reduce(loss, entropy, reduction, factor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        logits, stats, *tensors = ctx.saved_tensors
-        tensors = [tensor if kept is None else kept for tensor, kept in zip(tensors, ctx.unsaved, strict=True)]
-        flat = (*tensors, ctx.label_temperature)
+        logits, stats = ctx.saved_tensors[:2]
+        temperature, weight = ctx.numbers
         if torch.is_grad_enabled():  # with create_graph: the operator explains that there is no second derivative
-            return soft_cross_entropy_backward(grads[0], stats, logits, *flat, ctx.student_temperature), None, None
-        return _backward(grads[0], stats, logits, _unflatten(*flat), ctx.student_temperature), None, None
+            grad = (grads[0] * weight).expand(len(logits))
+            gradient = soft_cross_entropy_backward(grad, stats, logits, *_flatten(ctx.target, temperature))
+        else:
+            gradient = _backward(grads[0], stats, logits, ctx.target, temperature, weight)
+        return gradient, None, None, None, None, None
 
 
 def _flatten(target: Target, student_temperature: float) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastlabel.kernels.common.launch import Launcher
 from fastlabel.kernels.decode_topk.triton import EXTREME_TEMPERATURE
 from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target
-from fastlabel.kernels.soft_cross_entropy.reference import loss_dtype
 from fastlabel.kernels.soft_cross_entropy.triton_label import (
     as_number,
     bits_of,
@@ -58,24 +59,30 @@ def _label_loss(row, ids, weights, each, mass, top, log_sum, scale, sums, counts
     return loss + tl.where(each != 0, each * scale * rest, 0.0)
 
 
-@triton.jit
+_LABELS = ("classes", "weights", "rest", "rows")
+_UNALIGNED = ("loss", *_LABELS, *(name + "_2" for name in _LABELS), "mix", "hard", "hard_weight")
+
+
+# None stands for what a target does not have.
+@triton.jit(do_not_specialize=("label_temperature", "scale", "P", "P_2"), do_not_specialize_on_alignment=_UNALIGNED)
 def _forward_kernel(
     logits, loss, stats, C, label_temperature, scale,
     classes, weights, rest, rows, P, classes_2, weights_2, rest_2, rows_2, P_2, mix, hard, hard_weight,
-    CODED: tl.constexpr, HAS_ROWS: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr,
-    HAS_SECOND: tl.constexpr, HAS_ROWS_2: tl.constexpr, K_2: tl.constexpr, PLACES_2: tl.constexpr,
-    HAS_HARD: tl.constexpr, DTYPE: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
+    CODED: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr, K_2: tl.constexpr, PLACES_2: tl.constexpr,
+    DTYPE: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
+    HAS_SECOND: tl.constexpr = K_2 > 0
+    HAS_HARD: tl.constexpr = hard is not None
     b = tl.program_id(0).to(tl.int64)
     if UNIT > 1:  # C came divided by it, so that the compiler knows that it is a multiple
         C = C * UNIT
     row = logits + b * C
     temperature, scale = number(label_temperature, DTYPE), number(scale, DTYPE)
     # Long before they are needed.
-    label = load_label(classes, weights, rest, rows, P, b, CODED, HAS_ROWS, K, PLACES)
+    label = load_label(classes, weights, rest, rows, P, b, CODED, K, PLACES)
     if HAS_SECOND:
-        label_2 = load_label(classes_2, weights_2, rest_2, rows_2, P_2, b, CODED, HAS_ROWS_2, K_2, PLACES_2)
-    share, share_2, hard_share, hard_class = shares_of(mix, hard, hard_weight, b, C, HAS_SECOND, HAS_HARD, DTYPE)
+        label_2 = load_label(classes_2, weights_2, rest_2, rows_2, P_2, b, CODED, K_2, PLACES_2)
+    share, share_2, hard_share, hard_class = shares_of(mix, hard, hard_weight, b, C, DTYPE)
 
     top, exp_sum, gap_sum, lowest = row_sums(logits, b, C, scale, UNIT, VEC, LANES, DTYPE)
     log_sum = tl.log(exp_sum)
@@ -133,9 +140,9 @@ def _forward_kernel(
     tl.store(stats + MASS, target_mass)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("grad_stride", "scale", "weight", "part"), do_not_specialize_on_alignment=("grad",))
 def _backward_kernel(
-    grad, gradient, logits, stats, C, scale, part,
+    grad, grad_stride, gradient, logits, stats, C, scale, weight, part,
     LISTED_CLASSES: tl.constexpr, PLACES: tl.constexpr,
     DTYPE: tl.constexpr, UNIT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -145,7 +152,7 @@ def _backward_kernel(
     scale = number(scale, DTYPE)
     stats += b * (LISTED + 2 * LISTED_CLASSES)
     top, log_sum = tl.load(stats + TOP), tl.load(stats + LOG_SUM)
-    factor = tl.load(grad + b).to(DTYPE) * scale
+    factor = tl.load(grad + b * grad_stride).to(DTYPE) * number(weight, DTYPE)  # over the temperature
     k, shift = scale * LOG2_E, log_sum * LOG2_E
     above, below = factor * tl.load(stats + MASS), factor * tl.load(stats + REST)
     place = tl.arange(0, PLACES)
@@ -181,7 +188,7 @@ def _backward_kernel(
 
 
 class Launch(NamedTuple):
-    """How a kernel is launched; `launch_of` chooses, and a benchmark may try others.
+    """How a kernel is launched; `forward_launch` and `backward_launch` choose, and a benchmark may try others.
 
     Attributes:
         lanes: vectors of 16 bytes that a program holds at once, a power of two from 32 up.
@@ -194,22 +201,27 @@ class Launch(NamedTuple):
     steps: int = 1
 
 
-FORWARD_LANES, BACKWARD_LANES = 512, 512  # at most
-VECTORS_PER_THREAD = 2
+VECTORS_PER_WARP = 512  # of a row, forward: the label is decoded by each warp
 
 
-def launch_of(num_classes: int, itemsize: int, largest: int) -> Launch:
+@lru_cache
+def forward_launch(num_classes: int, itemsize: int) -> Launch:
     """The launch for rows of so many logits of so many bytes each."""
-    vectors = triton.cdiv(num_classes * itemsize, 16)
-    lanes = min(max(triton.next_power_of_2(vectors), 32), largest)
-    return Launch(lanes, max(lanes // (32 * VECTORS_PER_THREAD), 1))
+    vectors = -(-num_classes * itemsize // 16)
+    warps = min(max(_power_of_two(vectors // VECTORS_PER_WARP), 1), 4)
+    return Launch(min(max(_power_of_two(vectors), 32), max(64 * warps, 128)), warps)
 
 
-def _warps_for_labels(target: Target) -> int:
-    """Warps whose registers hold the labels of a row, and for two labels a chunk of the pairs that are compared."""
-    if target.second is None:
-        return _places(target.labels) // 256
-    return max(_places(target.labels), _places(target.second)) // 32
+@lru_cache
+def backward_launch(num_classes: int, itemsize: int) -> Launch:
+    """The launch for rows of so many logits of so many bytes each: two vectors for each thread."""
+    lanes = min(max(_power_of_two(-(-num_classes * itemsize // 16)), 32), 512)
+    return Launch(lanes, max(lanes // 64, 1))
+
+
+def _power_of_two(number: int) -> int:
+    """The next one, from 1 on."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 def can_run(target: Target) -> bool:
@@ -223,44 +235,51 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Losses [B], and what `backward` needs of each row, [B, 4 + 2 * target.listed]."""
     B, C = logits_BC.shape
-    dtype = loss_dtype(logits_BC.dtype)
+    wide = logits_BC.dtype == torch.float64
+    dtype = torch.float64 if wide else torch.float32
     loss, stats = logits_BC.new_empty(B, dtype=dtype), logits_BC.new_empty(B, 4 + 2 * target.listed, dtype=dtype)
-    if B:
-        logits_BC = _aligned(logits_BC)
-        launch = launch or launch_of(C, logits_BC.element_size(), FORWARD_LANES)
-        warps = max(launch.warps, _warps_for_labels(target))
-        constants = _constants(target) | _row_constants(C, logits_BC.dtype, launch._replace(warps=warps))
-        numbers = (_number(_bounded(target.temperature), dtype), _number(1.0 / student_temperature, dtype))
-        with torch.cuda.device_of(logits_BC):
-            _forward_kernel[(B,)](
-                logits_BC, loss, stats, C // constants["UNIT"], *numbers, *_tensors(target), **constants
-            )
+    if not B:
+        return loss, stats
+    logits_BC = _aligned(logits_BC)
+    launch = launch or forward_launch(C, logits_BC.element_size())
+    tensors = _tensors(target)
+    numbers = (_number(_bounded(target.temperature), wide), _number(1.0 / student_temperature, wide))
+    key = (launch, C, logits_BC.dtype, target.labels.classes.shape[1], *map(_kind, tensors))
+    _run_forward(
+        logits_BC,
+        key if target.second is None else (*key, target.second.classes.shape[1]),
+        (B, 1, 1),
+        (logits_BC, loss, stats, C // _unit(C, logits_BC.dtype), *numbers, *tensors),
+        lambda: _forward_constants(target, C, logits_BC.dtype, launch),
+    )
     return loss, stats
 
 
 def backward(
-    grad_B: Tensor,
+    grad: Tensor,
     logits_BC: Tensor,
     stats_BS: Tensor,
     student_temperature: float,
+    weight: float = 1.0,
     launch: Launch | None = None,
 ) -> Tensor:
-    """The gradient in the logits [B, C], of their dtype."""
+    """The gradient in the logits [B, C], of their dtype, from a weight times that in the losses, [B] or one for all."""
     B, C = logits_BC.shape
-    gradient_BC = logits_BC.new_empty(B, C)
-    if B:
-        logits_BC = _aligned(logits_BC)
-        launch = launch or launch_of(C, logits_BC.element_size(), BACKWARD_LANES)
-        constants = _row_constants(C, logits_BC.dtype, launch)
-        listed = (stats_BS.shape[1] - 4) // 2
-        part = launch.lanes * launch.steps
-        grid = (B, max(triton.cdiv(C // constants["VEC"], part), 1))
-        with torch.cuda.device_of(logits_BC):
-            _backward_kernel[grid](
-                grad_B.contiguous(), gradient_BC, logits_BC, stats_BS,
-                C // constants["UNIT"], _number(1.0 / student_temperature, stats_BS.dtype), part,
-                LISTED_CLASSES=listed, PLACES=triton.next_power_of_2(listed), **constants,
-            )  # fmt: skip
+    gradient_BC = torch.empty(logits_BC.shape, dtype=logits_BC.dtype, device=logits_BC.device)
+    if not B:
+        return gradient_BC
+    logits_BC = _aligned(logits_BC)
+    launch = launch or backward_launch(C, logits_BC.element_size())
+    wide, part = stats_BS.dtype == torch.float64, launch.lanes * launch.steps
+    scale = 1.0 / student_temperature
+    arguments = (grad, grad.stride(0) if grad.ndim else 0, gradient_BC, logits_BC, stats_BS)
+    _run_backward(
+        logits_BC,
+        (launch, C, logits_BC.dtype, grad.dtype, stats_BS.shape[1]),
+        (B, max(-(-C * logits_BC.element_size() // 16 // part), 1), 1),
+        (*arguments, C // _unit(C, logits_BC.dtype), _number(scale, wide), _number(scale * weight, wide), part),
+        lambda: _backward_constants(stats_BS, C, logits_BC.dtype, launch),
+    )
     return gradient_BC
 
 
@@ -274,54 +293,82 @@ def _bounded(temperature: float) -> float:
     return min(max(float(temperature), 1 / EXTREME_TEMPERATURE), EXTREME_TEMPERATURE)
 
 
-def _number(value: float, dtype: torch.dtype) -> float | int:
-    """A number for a kernel that computes in this dtype: Triton makes a float32 of a float, so float64 goes as bits."""
-    return struct.unpack("<q", struct.pack("<d", value))[0] if dtype == torch.float64 else value
+def _number(value: float, wide: bool) -> float | int:
+    """A number for a kernel: Triton makes a float32 of a float, so that of a kernel in float64 goes as its bits."""
+    return struct.unpack("<q", struct.pack("<d", value))[0] if wide else value
+
+
+def _kind(argument: Tensor | int | None) -> Any:
+    """What of an argument decides which code is compiled: a tensor's dtype, an integer's width."""
+    if isinstance(argument, Tensor):
+        return argument.dtype
+    return None if argument is None else argument >> 31 > 0
 
 
 def _places(labels: Labels) -> int:
-    return int(triton.next_power_of_2(labels.classes.shape[1]))
+    return _power_of_two(labels.classes.shape[1])
 
 
 def _tensors(target: Target) -> tuple[Any, ...]:
     """The tensors of a target and the lengths of its planes, contiguous; None for one that is absent."""
-    second = target.second or Labels(*target.labels[:3])
+    second = (None, None, None, None, None) if target.second is None else _label_tensors(target.second)
+    more = (target.mix, target.hard, target.hard_weight)
     return (
         *_label_tensors(target.labels),
-        *_label_tensors(second),
-        *(None if tensor is None else tensor.contiguous() for tensor in (target.mix, target.hard, target.hard_weight)),
+        *second,
+        *(None if tensor is None else tensor.contiguous() for tensor in more),
     )
 
 
 def _label_tensors(labels: Labels) -> tuple[Any, ...]:
-    rows = None if labels.rows is None else labels.rows.contiguous()
-    return labels.classes.contiguous(), labels.weights.contiguous(), labels.rest.contiguous(), rows, len(labels.classes)
+    classes, weights, rest, rows = labels
+    rows = None if rows is None else rows.contiguous()
+    return classes.contiguous(), weights.contiguous(), rest.contiguous(), rows, classes.shape[0]
 
 
-def _constants(target: Target) -> dict[str, Any]:
-    """Compile-time arguments of a target: another combination compiles another kernel."""
-    second = target.second or target.labels
-    return {
+def _unit(num_classes: int, dtype: torch.dtype) -> int:
+    """The largest number of logits, up to 16 bytes of them, of which a row is a multiple."""
+    return math.gcd(num_classes, 16 // dtype.itemsize)
+
+
+def _forward_constants(
+    target: Target, num_classes: int, dtype: torch.dtype, launch: Launch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    second = target.second
+    constants = {
         "CODED": target.labels.coded,
-        "HAS_ROWS": target.labels.rows is not None,
         "K": target.labels.classes.shape[1],
         "PLACES": _places(target.labels),
-        "HAS_SECOND": target.second is not None,
-        "HAS_ROWS_2": second.rows is not None,
-        "K_2": second.classes.shape[1],
-        "PLACES_2": _places(second),
-        "HAS_HARD": target.hard is not None,
+        "K_2": 0 if second is None else second.classes.shape[1],
+        "PLACES_2": 1 if second is None else _places(second),
     }
+    warps = max(launch.warps, _warps_for_labels(target))
+    return constants | _row_constants(num_classes, dtype, launch), {"num_warps": warps, "enable_fp_fusion": True}
+
+
+def _backward_constants(
+    stats_BS: Tensor, num_classes: int, dtype: torch.dtype, launch: Launch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    listed = (stats_BS.shape[1] - 4) // 2
+    constants = {"LISTED_CLASSES": listed, "PLACES": _power_of_two(listed)}
+    options = {"num_warps": launch.warps, "enable_fp_fusion": True}
+    return constants | _row_constants(num_classes, dtype, launch), options
 
 
 def _row_constants(num_classes: int, dtype: torch.dtype, launch: Launch) -> dict[str, Any]:
-    """Compile-time arguments of rows of logits, and options of the launch."""
-    vec = 16 // dtype.itemsize
     return {
         "DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        "UNIT": math.gcd(num_classes, vec),
-        "VEC": vec,
+        "UNIT": _unit(num_classes, dtype),
+        "VEC": 16 // dtype.itemsize,
         "LANES": launch.lanes,
-        "num_warps": launch.warps,
-        "enable_fp_fusion": True,
     }
+
+
+def _warps_for_labels(target: Target) -> int:
+    """Warps whose registers hold the labels of a row, and for two labels a chunk of the pairs that are compared."""
+    if target.second is None:
+        return _places(target.labels) // 256
+    return max(_places(target.labels), _places(target.second)) // 32
+
+
+_run_forward, _run_backward = Launcher(_forward_kernel), Launcher(_backward_kernel)

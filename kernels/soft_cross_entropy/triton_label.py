@@ -25,11 +25,11 @@ def number(value, DTYPE: tl.constexpr):
 @triton.jit
 def load_label(
     classes, weights, rest, rows, P, b,
-    CODED: tl.constexpr, HAS_ROWS: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr,
+    CODED: tl.constexpr, K: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """The label of row b of the batch as it is stored; not `known` where the plane ends before that row."""
     row = b
-    if HAS_ROWS:
+    if rows is not None:
         row = tl.load(rows + b).to(tl.int64)
     known = (row >= 0) & (row < P)
     row = tl.where(known, row, 0)
@@ -95,18 +95,18 @@ def decode(label, C, temperature, CODED: tl.constexpr, K: tl.constexpr, PLACES: 
 
 
 @triton.jit
-def shares_of(mix, hard, hard_weight, b, C, HAS_SECOND: tl.constexpr, HAS_HARD: tl.constexpr, DTYPE: tl.constexpr):
+def shares_of(mix, hard, hard_weight, b, C, DTYPE: tl.constexpr):
     """Shares of the first label, the second and the hard target, and the class of that (-1 for none)."""
     hard_share = tl.full((), 0.0, DTYPE)
     first_share = tl.full((), 1.0, DTYPE)
     hard_class = tl.full((), -1, tl.int32)
-    if HAS_HARD:
+    if hard is not None:
         hard_share = tl.load(hard_weight + b).to(DTYPE)
         wanted = tl.load(hard + b)
         inside = (wanted >= 0) & (wanted < C)
         hard_class = tl.where(inside, wanted, 0).to(tl.int32)
         hard_share = tl.where(inside, hard_share, float("nan"))
-    if HAS_SECOND:
+    if mix is not None:
         first_share = tl.load(mix + b).to(DTYPE)
     return (1.0 - hard_share) * first_share, (1.0 - hard_share) * (1.0 - first_share), hard_share, hard_class
 

@@ -187,7 +187,7 @@ def test_triton_equals_the_dense_loss(make_logits, p, dtype, lanes, steps):
     launch = triton.Launch(lanes, 1, steps)
     loss, stats = triton.forward(logits, target, temperature, launch)
     factor = torch.linspace(0.5, 2, p["B"]).to(loss.dtype)
-    gradient = triton.backward(factor, logits, stats, temperature, launch)
+    gradient = triton.backward(factor, logits, stats, temperature, launch=launch)
     # The interpreter truncates to bfloat16, which a GPU rounds: twice the error.
     slack = 2 if dtype == torch.bfloat16 else 1
     assert_near(loss, gradient, logits, target, temperature, factor, slack)
@@ -221,7 +221,7 @@ def test_triton_reads_rows_that_start_anywhere(make_logits, C, dtype):
     whole = make_logits("gaussian", 1, 9 * C + 3, 1).to(dtype)[0]
     logits = whole[3:].view(9, C)
     loss, stats = triton.forward(logits, target, 1.0, triton.Launch(32, 1))
-    gradient = triton.backward(torch.ones_like(loss), logits, stats, 1.0, triton.Launch(32, 1))
+    gradient = triton.backward(torch.ones_like(loss), logits, stats, 1.0, launch=triton.Launch(32, 1))
     assert_near(loss, gradient, logits, target, 1.0, slack=2 if dtype == torch.bfloat16 else 1)
 
 

@@ -19,12 +19,12 @@ def forward(*arguments: Any) -> Any:
     return _there(triton.forward, arguments)
 
 
-def backward(*arguments: Any) -> Any:
+def backward(*arguments: Any, **options: Any) -> Any:
     """soft_cross_entropy.triton.backward, its result on the CPU."""
-    return _there(triton.backward, arguments)
+    return _there(triton.backward, arguments, **options)
 
 
-def _there(function: Any, arguments: tuple[Any, ...]) -> Any:
+def _there(function: Any, arguments: tuple[Any, ...], **options: Any) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), arguments)
-    return tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), function(*moved))
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), function(*moved, **options))
