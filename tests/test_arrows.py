@@ -52,7 +52,7 @@ OWNERS = {  # third-party package: who may import it
     "zarr": {"store"},
     "ffcv": {"dataset", "images", "benchmarks"},  # benchmarks: as a peer
     "click": {"cli", "benchmarks"},
-    "triton": {"kernels"},
+    "triton": {"kernels", "benchmarks"},  # benchmarks: to look at compiled kernels
 }
 KERNELS_MAY_IMPORT = {"torch", "numpy", "numba", "llvmlite", "triton"} | set(sys.stdlib_module_names)
 
