@@ -1,15 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
-OUT ?= demo-run
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test test-fast lint format
+.PHONY: setup demo test test-fast lint format gpu-check
 
 setup:
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
 
 demo: setup
-	$(BIN)/fastlabel demo --out $(OUT)
+	$(BIN)/fastlabel demo --out $(or $(OUT),demo-run)
 
 test: lint
 	$(PYTEST) --durations=25
@@ -25,3 +24,7 @@ lint: setup
 format: setup
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# On a machine with a GPU, also without network and without setup: see docs/gpu.md.
+gpu-check:
+	bash scripts/gpu_check.sh --out $(or $(OUT),benchmarks/results)

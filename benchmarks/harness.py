@@ -42,6 +42,26 @@ def alternate(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     return {name: summary(values) for name, values in seconds.items()}
 
 
+def graphed(case: Callable[[], Any], repeats: int, device: torch.device) -> Callable[[], None]:
+    """`repeats` calls of a case as one CUDA graph, whose replay takes no time of the host; waits for its end."""
+    beside = torch.cuda.Stream(device)
+    beside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(beside):
+        for _ in range(3):  # compiles, and fills what is kept between calls
+            case()
+    torch.cuda.current_stream(device).wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            case()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize(device)
+
+    return replay
+
+
 def summary(seconds: list[float]) -> Timing:
     p20, median, p80 = np.percentile(seconds, [20, 50, 80])
     return Timing(float(median), float(p20), float(p80), len(seconds))

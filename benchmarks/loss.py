@@ -5,14 +5,16 @@
 
 Peers: (a) `dense`: decode to a dense target, F.cross_entropy; (b) `compiled`: the same under torch.compile; (c) `fkd`:
 as FKD does it, a dense target scattered on the CPU and copied to the device. `copy` copies the logits once: the floor
-is to read them twice and to write the gradient once, 1.5 times as many bytes. On a CPU that others use too, look at
+is to read them twice and to write the gradient once, 1.5 times as many bytes; `forward` is the loss without its
+gradient, which reads half of what a copy moves. On a GPU `graph_seconds` are of the kernels alone, replayed as a CUDA
+graph; `seconds` are of the host too, which is the slower one in small batches. On a CPU that others use too, look at
 the seconds of processor time, which all threads of the process took together.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlabel.benchmarks.harness import Timing, alternate, summary, write_json
+from fastlabel.benchmarks.harness import Timing, alternate, graphed, summary, write_json
 from fastlabel.benchmarks.memory import peak_bytes
 from fastlabel.benchmarks.question import Answer, Setup, bars
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.loss import soft_cross_entropy
 from fastlabel.labels.topk import TopKLabels
 
+PEERS = ("dense", "compiled", "fkd")
 QUESTION = "time and peak memory of forward plus backward of the loss, against a dense target"
-Case = Callable[[], Tensor | None]
+Case = Callable[[], Tensor]
 
 
 def measure(
@@ -40,26 +43,27 @@ def measure(
     device: str,
     dtype: str,
     rounds: int,
-    compiled: bool,
+    peers: Collection[str] = PEERS,
 ) -> Iterator[dict[str, Any]]:
     """One cell of the grid after another, as plain values: seconds, bytes, ratios."""
     for C in classes:
         for B in batches:
             for K in kept:
-                yield measure_cell(B, C, K, torch.device(device), getattr(torch, dtype), rounds, compiled)
+                yield measure_cell(B, C, K, torch.device(device), getattr(torch, dtype), rounds, peers)
 
 
 def measure_cell(
-    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool
+    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, rounds: int, peers: Collection[str] = PEERS
 ) -> dict[str, Any]:
     """Seconds and peak bytes of every way to compute one loss and its gradient."""
-    cases, logits = make_cases(B, C, K, device, dtype, compiled)
+    cases, logits = make_cases(B, C, K, device, dtype, peers)
     repeats = 20 if device.type == "cuda" else 1
     processor: dict[str, list[float]] = {name: [] for name in cases}
     timings = alternate({name: _timed(case, repeats, device, processor[name]) for name, case in cases.items()}, rounds)
     peaks = {name: peak_bytes(case, device) for name, case in cases.items() if name != "copy"}
     cpu = {name: summary(seconds[1:]) for name, seconds in processor.items()}  # the first round warms up
-    ours, peers = timings["fused"].median, [name for name in cases if name not in ("fused", "copy")]
+    ours = timings["fused"].median
+    on_gpu = {} if device.type != "cuda" else _graph_figures(cases, repeats, device, rounds, peers)
     return {
         "B": B,
         "C": C,
@@ -71,6 +75,22 @@ def measure_cell(
         "times_faster_than": {name: timings[name].median / ours for name in peers},
         "times_less_processor_time_than": {name: cpu[name].median / cpu["fused"].median for name in peers},
         "share_of_copy_bandwidth": 1.5 * timings["copy"].median / ours,
+        **on_gpu,
+    }
+
+
+def _graph_figures(
+    cases: dict[str, Case], repeats: int, device: torch.device, rounds: int, peers: Iterable[str]
+) -> dict[str, Any]:
+    """The same of the kernels alone; FKD's target comes from the host, which a graph cannot replay."""
+    replays = {name: graphed(case, repeats, device) for name, case in cases.items() if name != "fkd"}
+    timings = alternate(replays, rounds)
+    ours, copy = timings["fused"].median, timings["copy"].median
+    return {
+        "graph_seconds": {name: _each(timing, repeats) for name, timing in timings.items()},
+        "graph_times_faster_than": {name: timings[name].median / ours for name in peers if name in timings},
+        "graph_share_of_copy_bandwidth": 1.5 * copy / ours,
+        "graph_share_of_copy_bandwidth_forward": 0.5 * copy / timings["forward"].median,
     }
 
 
@@ -78,18 +98,18 @@ def answer(setup: Setup) -> Answer:
     """The question at K=16, at two batch sizes and numbers of classes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches, classes, kept = ((8,), (100,), (4,)) if setup.quick else ((256, 1024), (1000, 21841), (16,))
-    cells = list(measure(batches, classes, kept, device, "float32", setup.rounds_or(9), compiled=not setup.quick))
-    names = list(cells[0]["times_faster_than"])
+    peers = [name for name in PEERS if not (setup.quick and name == "compiled")]
+    cells = list(measure(batches, classes, kept, device, "float32", setup.rounds_or(9), peers))
     rows = []
     for cell in cells:
         peak = cell["peak_bytes"]["fused"]
         beyond = "unknown" if peak is None else f"{max(0, peak - cell['logits_bytes']) / 2**20:.1f}"
-        times = (f"{cell['times_faster_than'][name]:.1f}x" for name in names)
+        times = (f"{cell['times_faster_than'][name]:.1f}x" for name in peers)
         shape = (f"B={cell['B']} C={cell['C']} K={cell['K']}", f"{1e3 * cell['seconds']['fused']['median']:.2f}")
         rows.append((*shape, *times, beyond))
-    heads = ("loss and gradient", "ms", *(f"against {name}" for name in names), "MiB beyond the gradient")
+    heads = ("loss and gradient", "ms", *(f"against {name}" for name in peers), "MiB beyond the gradient")
     figures = {"device": device, "dtype": "float32", "threads": torch.get_num_threads(), "cells": cells}
-    speeds = {f"{n}, C={c['C']}, B={c['B']}": _rates(c, n) for c in cells for n in ("fused", *names)}
+    speeds = {f"{n}, C={c['C']}, B={c['B']}": _rates(c, n) for c in cells for n in ("fused", *peers)}
     ours = [name for name in speeds if name.startswith("fused")]
     return Answer(QUESTION, figures, heads, rows, plot=bars(speeds, "rows/s", ours, log=True))
 
@@ -105,15 +125,15 @@ def _each(timing: Timing, repeats: int) -> dict[str, float]:
 
 
 def make_cases(
-    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, compiled: bool
+    B: int, C: int, K: int, device: torch.device, dtype: torch.dtype, peers: Collection[str] = PEERS
 ) -> tuple[dict[str, Case], Tensor]:
     """The ways to compute one loss and its gradient, and the logits that they share."""
     torch.manual_seed(0)
-    labels = TopKCodec(K, C).encode(3 * torch.randn(B, C))
+    there = TopKCodec(K, C).encode(3 * torch.randn(B, C, device=device))
+    labels = there.to("cpu")
     probs_BK, tail_B = labels.probabilities()
     classes_BK = labels.classes.to(torch.int64)
-    there = labels.to(device)
-    logits = torch.randn(B, C).to(device, dtype).requires_grad_()
+    logits = torch.randn(B, C, device=device).to(dtype).requires_grad_()
     other = torch.empty_like(logits, requires_grad=False)
 
     def fkd() -> Tensor:
@@ -123,22 +143,24 @@ def make_cases(
     def dense(logits: Tensor, labels: TopKLabels) -> Tensor:
         return F.cross_entropy(logits.float(), labels.dense())
 
+    def fused() -> Tensor:
+        return soft_cross_entropy(logits, there)
+
+    torch.compiler.reset()  # each cell is compiled for its own shapes
+    compiled_dense = torch.compile(dense, fullgraph=True, dynamic=False)
     losses: dict[str, Callable[[], Tensor]] = {
-        "fused": lambda: soft_cross_entropy(logits, there),
+        "fused": fused,
         "dense": lambda: dense(logits, there),
+        "compiled": lambda: compiled_dense(logits, there),
         "fkd": fkd,
     }
-    if compiled:
-        torch.compiler.reset()  # each cell is compiled for its own shapes
-        compiled_dense = torch.compile(dense, fullgraph=True, dynamic=False)
-        losses["compiled"] = lambda: compiled_dense(logits, there)
-    cases = {name: _with_gradient(loss, logits) for name, loss in losses.items()}
+    cases = {name: _with_gradient(loss, logits) for name, loss in losses.items() if name in ("fused", *peers)}
     check_agreement(losses["fused"], losses["dense"], logits)
 
     def copy() -> Tensor:
         return other.copy_(logits.detach())
 
-    return {**cases, "copy": copy}, logits
+    return {**cases, "forward": torch.no_grad()(fused), "copy": copy}, logits
 
 
 def check_agreement(found: Callable[[], Tensor], expected: Callable[[], Tensor], logits: Tensor) -> None:
@@ -153,13 +175,7 @@ def check_agreement(found: Callable[[], Tensor], expected: Callable[[], Tensor],
 
 def _with_gradient(loss: Callable[[], Tensor], logits: Tensor) -> Case:
     """Forward and backward; the gradient is handed over, so that none is held between calls."""
-
-    def case() -> Tensor | None:
-        loss().backward()
-        gradient, logits.grad = logits.grad, None
-        return gradient
-
-    return case
+    return lambda: torch.autograd.grad(loss(), logits)[0]
 
 
 def _timed(case: Case, repeats: int, device: torch.device, processor_seconds: list[float]) -> Callable[[], None]:
@@ -208,7 +224,8 @@ def main(
 ) -> None:
     """Measure the loss against stored labels."""
     cells = []
-    for cell in measure(_numbers(batches), _numbers(classes), _numbers(kept), device, dtype, rounds, compiled):
+    peers = [name for name in PEERS if compiled or name != "compiled"]
+    for cell in measure(_numbers(batches), _numbers(classes), _numbers(kept), device, dtype, rounds, peers):
         click.echo(describe(cell))
         cells.append(cell)
     if out is not None:

@@ -15,21 +15,20 @@ from fastlabel.errors import InputError
 CLASSES = 8
 
 
-def photo_beton(folder: Path, photos: Path | None, count: int, classes: int) -> Path:
+def photo_beton(folder: Path, photos: Path | None, count: int, classes: int, at_least: int = 0) -> Path:
     """A .beton of photos at a longer side of at most 500 pixels, JPEG 90, as FFCV's ImageNet recipe has them.
 
     ``photos`` is a folder of images or of class folders; without it ``count`` photo-like images are made. The file
-    is given ``classes`` classes, most of which may have no image: the price of a label depends on their number.
+    is given ``classes`` classes, most of which may have no image: the price of a label depends on their number. Images
+    come again, as samples of their own, until there are ``at_least`` of them.
     """
-    out = folder / (f"made-{count}.beton" if photos is None else "photos.beton")
+    name = f"made-{count}" if photos is None else "photos"
+    out = folder / f"{name}-{at_least}.beton"
     if out.exists():  # made for another question of this run
         return out
-    if photos is None:
-        source = _make(folder / f"made-{count}", count)
-    elif any(path.is_dir() for path in photos.iterdir()):
-        source = photos
-    else:
-        source = _as_classes(photos, folder / "linked")
+    source = _make(folder / name, count) if photos is None else photos
+    if at_least or not any(path.is_dir() for path in source.iterdir()):
+        source = _as_classes(source, folder / f"linked-{at_least}", at_least)
     report = write_dataset(source, out, max_resolution=500, jpeg_quality=90, progress=False)
     names = [*report.classes, *(f"empty-{number}" for number in range(len(report.classes), classes))]
     class_names_path(out).write_text(json.dumps({"format": 1, "classes": names}))
@@ -45,12 +44,14 @@ def write_jpegs(beton: Beton, folder: Path) -> list[Path]:
     return paths
 
 
-def _as_classes(photos: Path, folder: Path) -> Path:
-    found = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+def _as_classes(photos: Path, folder: Path, at_least: int) -> Path:
+    """Links to all images below a folder, in class folders; again from the first one until there are enough."""
+    found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
         raise InputError(f"{photos} holds no .jpg, .jpeg or .png file: expected a folder of images or of class folders")
-    for index, path in enumerate(found):
-        target = folder / f"class-{index % CLASSES}" / path.name
+    for index in range(max(len(found), at_least)):
+        path = found[index % len(found)]
+        target = folder / f"class-{index % CLASSES}" / f"{index:06d}{path.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path.resolve())
     return folder
