@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,10 @@ class Timing:
     p80: float
     rounds: int
 
+    def each(self, repeats: int) -> Timing:
+        """Of one of several repeats that were timed together."""
+        return Timing(self.median / repeats, self.p20 / repeats, self.p80 / repeats, self.rounds)
+
 
 def alternate(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
     """Time each case ``rounds`` times, in turns, so that a noisy minute hits all alike; one more round warms up."""
@@ -42,8 +47,22 @@ def alternate(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     return {name: summary(values) for name, values in seconds.items()}
 
 
-def graphed(case: Callable[[], Any], repeats: int, device: torch.device) -> Callable[[], None]:
-    """`repeats` calls of a case as one CUDA graph, whose replay takes no time of the host; waits for its end."""
+def graph_timings(
+    cases: Mapping[str, Callable[[], Any]], repeats: int, rounds: int, device: torch.device
+) -> dict[str, Timing]:
+    """Seconds of one call of each case on a CUDA device without those of the host: replayed as a CUDA graph.
+
+    A case that waits for the device in the midst of it cannot be replayed: it is left out.
+    """
+    replays = {}
+    for name, case in cases.items():
+        with suppress(RuntimeError):
+            replays[name] = _graphed(case, repeats, device)
+    return {name: timing.each(repeats) for name, timing in alternate(replays, rounds).items()}
+
+
+def _graphed(case: Callable[[], Any], repeats: int, device: torch.device) -> Callable[[], None]:
+    """`repeats` calls as one graph, and the wait for its end."""
     beside = torch.cuda.Stream(device)
     beside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(beside):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlabel.benchmarks.harness import Timing, alternate, graphed, summary, write_json
+from fastlabel.benchmarks.harness import alternate, graph_timings, summary, write_json
 from fastlabel.benchmarks.memory import peak_bytes
 from fastlabel.benchmarks.question import Answer, Setup, bars
 from fastlabel.labels.codec import TopKCodec
@@ -69,8 +69,8 @@ def measure_cell(
         "C": C,
         "K": K,
         "logits_bytes": logits.element_size() * B * C,
-        "seconds": {name: _each(timing, repeats) for name, timing in timings.items()},
-        "processor_seconds": {name: _each(timing, repeats) for name, timing in cpu.items()},
+        "seconds": {name: asdict(timing.each(repeats)) for name, timing in timings.items()},
+        "processor_seconds": {name: asdict(timing.each(repeats)) for name, timing in cpu.items()},
         "peak_bytes": peaks,
         "times_faster_than": {name: timings[name].median / ours for name in peers},
         "times_less_processor_time_than": {name: cpu[name].median / cpu["fused"].median for name in peers},
@@ -82,12 +82,11 @@ def measure_cell(
 def _graph_figures(
     cases: dict[str, Case], repeats: int, device: torch.device, rounds: int, peers: Iterable[str]
 ) -> dict[str, Any]:
-    """The same of the kernels alone; FKD's target comes from the host, which a graph cannot replay."""
-    replays = {name: graphed(case, repeats, device) for name, case in cases.items() if name != "fkd"}
-    timings = alternate(replays, rounds)
+    """The same of the kernels alone."""
+    timings = graph_timings(cases, repeats, rounds, device)
     ours, copy = timings["fused"].median, timings["copy"].median
     return {
-        "graph_seconds": {name: _each(timing, repeats) for name, timing in timings.items()},
+        "graph_seconds": {name: asdict(timing) for name, timing in timings.items()},
         "graph_times_faster_than": {name: timings[name].median / ours for name in peers if name in timings},
         "graph_share_of_copy_bandwidth": 1.5 * copy / ours,
         "graph_share_of_copy_bandwidth_forward": 0.5 * copy / timings["forward"].median,
@@ -117,11 +116,6 @@ def answer(setup: Setup) -> Answer:
 def _rates(cell: dict[str, Any], name: str) -> tuple[float, float, float]:
     seconds = cell["seconds"][name]
     return cell["B"] / seconds["median"], cell["B"] / seconds["p80"], cell["B"] / seconds["p20"]
-
-
-def _each(timing: Timing, repeats: int) -> dict[str, float]:
-    """Of one of several repeats."""
-    return {key: value if key == "rounds" else value / repeats for key, value in asdict(timing).items()}
 
 
 def make_cases(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastlabel.benchmarks import codec, loss
 from fastlabel.benchmarks.gpu_check.check import Cell, Check
-from fastlabel.benchmarks.harness import Timing, alternate, graphed
+from fastlabel.benchmarks.harness import Timing, alternate, graph_timings
 from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.kernels.soft_cross_entropy import Labels, Target
 from fastlabel.labels.codec import TopKCodec
@@ -34,12 +34,12 @@ SHAPES = (
 )
 TINY_SHAPES = ((100, 8, "bfloat16"),)
 SWEPT = ((21841, 4096, "bfloat16"), (1000, 65536, "bfloat16"), (21841, 4096, "float32"))
-LANES, WARPS, STEPS = (128, 256, 512, 1024), (2, 4, 8, 16), (1, 4)
+LANES, WARPS, STEPS = (128, 256, 512, 1024), (1, 2, 4, 8, 16), (1, 4)
 ROUNDS, REPEATS = 5, 20
 
 
 def cells(check: Check) -> Iterator[Cell]:
-    """The ceiling, the loss, the codec, the host; then launches, which compile for long."""
+    """The ceiling, the loss, the host, the codec; then launches, which compile for long."""
     device, shapes = check.device, TINY_SHAPES if check.quick else SHAPES
     yield "copy", lambda: copy_ceiling(check.size(1 << 30, 1 << 16), device)
     for C, B, dtype in shapes:
@@ -48,8 +48,8 @@ def cells(check: Check) -> Iterator[Cell]:
     for C, B, dtype in shapes[:3]:
         yield f"codec C={C} B={B} {dtype}", partial(codec_cell, C, B, dtype, device)
     if device.type == "cuda":
-        for C, B, dtype in SWEPT:
-            yield f"launches C={C} B={B} {dtype}", partial(launches, C, B, dtype, device)
+        for (C, B, dtype), direction in product(SWEPT, ("forward", "backward")):
+            yield f"launches {direction} C={C} B={B} {dtype}", partial(launches, C, B, dtype, device, direction)
 
 
 def copy_ceiling(nbytes: int, device: torch.device) -> dict[str, Any]:
@@ -72,16 +72,8 @@ def codec_cell(C: int, B: int, dtype: str, device: torch.device) -> dict[str, An
     codec.check(logits, K)
     copied = torch.empty_like(logits)
     timings = kernel_seconds({**codec.cases(logits, K), "copy": lambda: copied.copy_(logits)}, device)
-    medians = {name: timing.median for name, timing in timings.items()}
-    return {
-        "B": B,
-        "C": C,
-        "k": K,
-        "graph_seconds": timings,
-        "encode_times_faster_than_torch": medians["torch log_softmax + topk"] / medians["encode"],
-        "decode_times_faster_than_torch": medians["torch scatter"] / medians["decode"],
-        "encode_share_of_copy_bandwidth": 0.5 * medians["copy"] / medians["encode"],
-    }
+    share = 0.5 * timings["copy"].median / timings["encode"].median
+    return {"B": B, "C": C, "k": K, "graph_seconds": timings, "encode_share_of_copy_bandwidth": share}
 
 
 def host_time(device: torch.device, calls: int = 300) -> dict[str, Any]:
@@ -112,20 +104,27 @@ def _host_seconds(way: Callable[[], Any], calls: int, device: torch.device) -> f
     return seconds / calls
 
 
-def launches(C: int, B: int, dtype: str, device: torch.device) -> dict[str, Any]:
-    """Seconds of each kernel of the loss by its launch; the one that is used is "default"."""
+def launches(C: int, B: int, dtype: str, device: torch.device, direction: str) -> dict[str, Any]:
+    """Seconds of a kernel of the loss by its launch, the fastest first; the one that is used is "default"."""
     from fastlabel.kernels.soft_cross_entropy import triton
 
     logits = torch.randn(B, C, device=device).to(getattr(torch, dtype))
     target = Target(Labels(*encode_topk(3 * torch.randn(B, C, device=device), K)))
     losses, stats = triton.forward(logits, target, 1.0)
     ones = torch.ones_like(losses)
-    forward = {_launch_name(launch): launch for launch in _launches((1,))}
-    backward = {_launch_name(launch): launch for launch in _launches(STEPS)}
-    return {
-        "forward": _each_launch(lambda launch: triton.forward(logits, target, 1.0, launch), forward, device),
-        "backward": _each_launch(lambda launch: triton.backward(ones, logits, stats, 1.0, launch), backward, device),
-    }
+
+    def forward(launch: Any) -> Any:
+        return triton.forward(logits, target, 1.0, launch)
+
+    def backward(launch: Any) -> Any:
+        return triton.backward(ones, logits, stats, 1.0, launch)
+
+    kernel, steps = (forward, (1,)) if direction == "forward" else (backward, STEPS)
+    seconds = {}
+    for launch in _launches(steps):
+        name = "default" if launch is None else f"lanes={launch.lanes} warps={launch.warps} steps={launch.steps}"
+        seconds[name] = kernel_seconds({name: partial(kernel, launch)}, device, rounds=3)[name].median
+    return dict(sorted(seconds.items(), key=lambda item: item[1]))
 
 
 def _launches(steps: tuple[int, ...]) -> list[Any]:
@@ -135,26 +134,11 @@ def _launches(steps: tuple[int, ...]) -> list[Any]:
     return [None, *(launch for launch in found if 1 <= launch.lanes // (32 * launch.warps) <= 8)]
 
 
-def _launch_name(launch: Any) -> str:
-    return "default" if launch is None else f"lanes={launch.lanes} warps={launch.warps} steps={launch.steps}"
-
-
-def _each_launch(kernel: Callable[[Any], Any], tried: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    seconds = {}
-    for name, launch in tried.items():
-        timing = kernel_seconds({name: partial(kernel, launch)}, device, rounds=3)[name]
-        seconds[name] = timing.median
-    return dict(sorted(seconds.items(), key=lambda item: item[1]))
-
-
 def kernel_seconds(
     cases: dict[str, Callable[[], Any]], device: torch.device, rounds: int = ROUNDS
 ) -> dict[str, Timing]:
     """Seconds of each case without those of the host; on a CPU with them."""
-    if device.type != "cuda":
-        return alternate(cases, 1)
-    timings = alternate({name: graphed(case, REPEATS, device) for name, case in cases.items()}, rounds)
-    return {name: Timing(t.median / REPEATS, t.p20 / REPEATS, t.p80 / REPEATS, t.rounds) for name, t in timings.items()}
+    return graph_timings(cases, REPEATS, rounds, device) if device.type == "cuda" else alternate(cases, 1)
 
 
 def finish(device: torch.device) -> None:
