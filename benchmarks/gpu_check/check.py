@@ -15,6 +15,7 @@ import torch
 
 from fastlabel.benchmarks.harness import machine
 from fastlabel.benchmarks.question import Setup, plain
+from fastlabel.errors import Interrupted
 from fastlabel.system.devices import pick_device
 
 Cell = tuple[str, Callable[[], Any]]
@@ -82,7 +83,13 @@ def read(out: Path) -> dict[str, Any] | None:
 
 def _begun(question: str, check: Check, out: Path) -> dict[str, Any]:
     """The result of `out` to go on with, if it is of this code on this GPU; else a new one."""
-    new = {"question": question, "quick": check.quick, "commit": _commit(), "machine": machine(), "complete": False}
+    new: dict[str, Any] = {
+        "question": question,
+        "quick": check.quick,
+        "commit": _commit(),
+        "machine": machine(),
+        "complete": False,
+    }
     old = read(out)
     same = old is not None and all(old[key] == new[key] for key in ("quick", "commit"))
     cells = old["cells"] if old and same and old["machine"]["gpu"] == new["machine"]["gpu"] else {}
@@ -101,6 +108,8 @@ def _measured(cell: Callable[[], Any]) -> dict[str, Any]:
     started = time.monotonic()
     try:
         figures: dict[str, Any] = plain(cell())
+    except Interrupted:
+        raise
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
         figures = {"error": f"{type(error).__name__}: {error}"[:2000], "traceback": lines[-12:]}

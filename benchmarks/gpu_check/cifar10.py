@@ -52,7 +52,7 @@ class Cifar:
     @cached_property
     def teacher(self) -> Result:
         """A trained teacher."""
-        options: dict[str, Any] = {**self._data(), "out": self.folder / "teacher", "keep_every": 0}
+        options: dict[str, Any] = {**self._data(), "out": self._new("teacher"), "keep_every": 0}
         return train_teacher(TeacherConfig(arch=self.arch, recipe=self._recipe(), **options))
 
     @cached_property
@@ -67,20 +67,19 @@ class Cifar:
     def label(self) -> dict[str, Any]:
         """Crops labelled a second; small ones, so that all around the network counts."""
         train, _ = self.datasets
-        report = cache_labels(train, self.folder / "timed.zarr", [self.teacher.checkpoint], self.views, K)
+        report = cache_labels(train, self._new("timed.zarr"), [self.teacher.checkpoint], self.views, K)
         return {"crops": report.crops, "crops_per_second": report.crops_done / report.seconds}
 
     def student(self, labels: str) -> dict[str, Any]:
         """Accuracy and speed of a student by a kind of labels."""
-        options: dict[str, Any] = {**self._data(), "out": self.folder / f"student-{labels}", "labels": labels}
+        options: dict[str, Any] = {**self._data(), "out": self._new(f"student-{labels}"), "labels": labels}
         return _outcome(
             train_student(StudentConfig(store=self.store, arch=self.arch, recipe=self._recipe(), **options))
         )
 
     def twice(self) -> dict[str, Any]:
         """Whether another process writes the same files, byte for byte."""
-        first, again = self.store, self.folder / "again.zarr"
-        shutil.rmtree(again, ignore_errors=True)
+        first, again = self.store, self._new("again.zarr")
         arguments = ("--teacher", self.teacher.checkpoint, "--views", self.views, "--k", K)
         _run(30 * LONGEST, "fastlabel.cli.main", "cache-labels", self.datasets[0], again, *arguments)
         differ = [name for name in sorted(_files(first) | _files(again)) if not _same(first / name, again / name)]
@@ -108,6 +107,11 @@ class Cifar:
         said = _run(seconds, "pytest", *options, under=[sanitizer, "--tool", tool, "--error-exitcode", "9"])
         return {"last_lines": [line for line in said.splitlines() if line.startswith("=====") or "passed" in line][-5:]}
 
+    def _new(self, name: str) -> Path:
+        """A folder that is not there: what a cell that failed has left is gone."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return self.folder / name
+
     def _data(self) -> dict[str, Any]:
         train, test = self.datasets
         return {"data": train, "val": test, "eval_every": self.check.size(20, 1)}
@@ -116,8 +120,7 @@ class Cifar:
         return Recipe(epochs=self.check.size(20, 1))
 
     def _label(self, name: str, **options: Any) -> Path:
-        out = self.folder / name
-        shutil.rmtree(out, ignore_errors=True)
+        out = self._new(name)
         cache_labels(self.datasets[0], out, [self.teacher.checkpoint], self.views, K, **options)
         return out
 
