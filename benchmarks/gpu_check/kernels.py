@@ -114,10 +114,10 @@ def launches(C: int, B: int, dtype: str, device: torch.device, direction: str) -
     ones = torch.ones_like(losses)
 
     def forward(launch: Any) -> Any:
-        return triton.forward(logits, target, 1.0, launch)
+        return triton.forward(logits, target, 1.0, launch=launch)
 
     def backward(launch: Any) -> Any:
-        return triton.backward(ones, logits, stats, 1.0, launch)
+        return triton.backward(ones, logits, stats, 1.0, launch=launch)
 
     kernel, steps = (forward, (1,)) if direction == "forward" else (backward, STEPS)
     seconds = {}
