@@ -1,16 +1,18 @@
-"""How long each command takes on a dataset so small that starting is all of it: python -m fastlabel.benchmarks.start_up
+"""How long each command takes on a dataset so small that starting is all: python -m fastlabel.benchmarks.start_up
 
-Cold is the first run without compiled kernels (an empty NUMBA_CACHE_DIR), warm the runs after it.
+Cold is the first run without compiled kernels (an empty NUMBA_CACHE_DIR), warm the runs after it. Beside the seconds
+that pass stand those of the processor, which say more where other work goes on.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -37,8 +39,18 @@ COMMANDS = {  # name: arguments, with {n} for the number of the run
 }
 
 
-def run(arguments: str, folder: Path, checkout: Path | None, cache: Path) -> float:
-    """Seconds that a command takes in a new process."""
+@dataclass(frozen=True)
+class Start:
+    """A command's seconds, and those of the processor: cold, once; and warm."""
+
+    cold: float
+    cold_cpu: float
+    warm: Timing
+    warm_cpu: Timing
+
+
+def run(arguments: str, folder: Path, checkout: Path | None, cache: Path) -> tuple[float, float]:
+    """Seconds that a command takes in a new process, and those of the processor."""
     paths = [str(checkout)] if checkout else []
     environment = {
         **os.environ,
@@ -46,22 +58,25 @@ def run(arguments: str, folder: Path, checkout: Path | None, cache: Path) -> flo
         "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     command = [sys.executable, "-m", "fastlabel.cli.main", *arguments.split()]
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor_seconds()
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, processor_seconds() - used
 
 
-def measure(
-    names: tuple[str, ...], folder: Path, checkout: Path | None, rounds: int
-) -> dict[str, tuple[float, Timing]]:
-    """Seconds of each command: cold, once; and warm."""
+def processor_seconds() -> float:
+    """Of all processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(names: tuple[str, ...], folder: Path, checkout: Path | None, rounds: int) -> dict[str, Start]:
     for arguments in PREPARE:
         run(arguments, folder, checkout, folder / "kernels")
     found = {}
     for name in names:
         cache = folder / f"kernels of {name}".replace(" ", "-")
         cold, *warm = [run(COMMANDS[name].format(n=number), folder, checkout, cache) for number in range(rounds + 1)]
-        found[name] = cold, summary(warm)
+        found[name] = Start(*cold, *(summary(list(seconds)) for seconds in zip(*warm, strict=True)))
     return found
 
 
@@ -78,11 +93,15 @@ def main(names: tuple[str, ...], rounds: int, checkout: Path | None, out: Path |
     """Measure the start of commands."""
     with tempfile.TemporaryDirectory() as folder:
         found = measure(names or tuple(COMMANDS), Path(folder), checkout, rounds)
-    for name, (cold, warm) in found.items():
-        click.echo(f"{name:22} cold {cold:6.2f} s  warm {warm.median:6.2f} s ({warm.p20:.2f} to {warm.p80:.2f})")
+    click.echo(f"{'seconds (of the processor)':28} {'cold':>16} {'warm':>16}")
+    for name, start in found.items():
+        cold, warm = (
+            f"{start.cold:.2f} ({start.cold_cpu:.2f})",
+            f"{start.warm.median:.2f} ({start.warm_cpu.median:.2f})",
+        )
+        click.echo(f"{name:28} {cold:>16} {warm:>16}")
     if out is not None:
-        figures = {name: {"cold": cold, "warm": asdict(warm)} for name, (cold, warm) in found.items()}
-        write_json(out, QUESTION, {"seconds": figures})
+        write_json(out, QUESTION, {"seconds": {name: asdict(start) for name, start in found.items()}})
 
 
 if __name__ == "__main__":

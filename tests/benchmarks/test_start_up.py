@@ -18,5 +18,5 @@ def test_every_command_starts(tmp_path: Path) -> None:
     assert result.exit_code == 0
     seconds = json.loads(out.read_text())["seconds"]
     assert list(seconds) == list(COMMANDS)
-    assert all(found["warm"]["median"] > 0 and found["cold"] > 0 for found in seconds.values())
-    assert seconds["train-student"]["warm"]["median"] < seconds["train-student"]["cold"]
+    assert all(found[key] > 0.05 for found in seconds.values() for key in ("cold", "cold_cpu"))
+    assert seconds["train-student"]["warm_cpu"]["median"] < seconds["train-student"]["cold_cpu"]
