@@ -37,6 +37,7 @@ def test_views_per_image(tmp_path: Path) -> None:
     assert figures["crops"] == 64 and {figures[f"views_{M}"]["rounds"] for M in (1, 2, 4)} == {2}
 
 
+@pytest.mark.slow
 def test_device_crops(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     sizes = ["--count", "6", "--size", "32", "--views", "1,2", "--batch-size", "4", "--rounds", "2", "--device", "cpu"]
@@ -88,6 +89,7 @@ def test_ways_that_differ_are_not_timed() -> None:
             loss.check_agreement(other, expected, logits)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_call() -> None:
     cpu, size = torch.device("cpu"), 128 << 20  # each beyond 32 MiB: glibc always gives such memory back at once
     peak = peak_bytes(lambda: torch.ones(size // 8).sum() + torch.ones(size // 4).sum(), cpu)

@@ -108,6 +108,7 @@ def test_errors(make_store: Maker, photos: Path, tmp_path: Path) -> None:
         draw_contact_sheet(tmp_path / "sheet.beton", photos, path)
 
 
+@pytest.mark.slow
 def test_the_figure(make_store: Maker, photos: Path, tmp_path: Path) -> None:
     """Every crop is on the page, each line of bars too, and the same call draws the same bytes."""
     path, out = make_store(), tmp_path / "sheet.png"

@@ -106,6 +106,7 @@ def test_a_view_of_which_only_some_samples_are_committed(tmp_path: Path) -> None
     assert LabelStore.open(path).unit_ids(second).tolist() == [1, 11]
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_labels(make_store: Maker, photos: Path) -> None:
     path = make_store(views=MANY_VIEWS)
     found = inspect_store(path, photos, samples=50, per_class=True).teachers[0]

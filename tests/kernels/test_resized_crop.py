@@ -86,6 +86,7 @@ def test_numba_equals_reference(crop: tuple[Image, Box, int]) -> None:
     assert np.array_equal(resized_crop(image, box, size), resized_crop_reference(image, box, size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 160, 41, 9])
 @pytest.mark.parametrize(
     "box", [(0, 0, 375, 500, 1), (5, 60, 340, 360, 0), (3, 99, 41, 401, 0), (0, 0, 375, 1, 1), (9, 7, 160, 224, 1)]

@@ -92,6 +92,7 @@ def test_cpu_equals_the_reference(arguments: Arguments) -> None:
 
 
 # Interpreted, a crop takes some 0.1 s.
+@pytest.mark.slow
 @pytest.mark.triton
 @settings(deadline=None, max_examples=15)
 @given(arguments=batches(largest=12, size=35, images=2, views=2))
@@ -107,6 +108,7 @@ def test_triton_equals_the_reference_on_the_samples(triton_device: str, number: 
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments).flatten(0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_triton_takes_sizes_beyond_one_block(triton_device: str) -> None:
     """130 outputs of an axis are two programs of weights; the tiles of a crop then end in the middle of it."""
@@ -117,6 +119,7 @@ def test_triton_takes_sizes_beyond_one_block(triton_device: str) -> None:
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_triton_reads_black_outside_of_an_image(triton_device: str) -> None:
     """As the reference does, although the op refuses it: nothing beyond the image is read, whatever the box."""
@@ -128,6 +131,7 @@ def test_triton_reads_black_outside_of_an_image(triton_device: str) -> None:
     assert torch.equal(on_triton(arguments, triton_device), resized_crops_reference(*arguments)[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_normalised_crops_are_what_a_model_computes(triton_device: str, dtype: torch.dtype) -> None:
@@ -163,6 +167,7 @@ def test_autocast_networks_give_the_same_logits() -> None:
         assert torch.equal(model.net(normalised_crops(*arguments, table)), model(crops))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_opcheck(number: int) -> None:
     arguments = sample_inputs()[number]

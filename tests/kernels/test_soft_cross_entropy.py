@@ -173,6 +173,7 @@ def test_the_reference_equals_the_dense_loss(make_logits, p):
     torch.testing.assert_close(closed, gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
 @settings(deadline=None, max_examples=25)
