@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fastlabel.arguments import integer, integer_between, integer_vector
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
-from fastlabel.views import MAX_SEED, MAX_VIEW, integer_between
+from fastlabel.views import MAX_SEED, MAX_VIEW
 
 Int64s = npt.NDArray[np.int64]
 STREAM_ORDER, STREAM_VIEW_ORDER, STREAM_SHUFFLE = 1, 2, 3  # of the random numbers; 0 is that of the boxes
@@ -28,12 +29,14 @@ def images_per_class(
     those sample ids; `num_classes` (default: the largest target + 1) says which classes there are. Raises
     InputError naming a class with fewer than `n`.
     """
-    targets_N = np.asarray(targets, dtype=np.int64)
-    if n < 1:
+    targets_N = integer_vector("targets", targets)
+    if integer("the number of images per class", n) < 1:
         raise InputError(f"the number of images per class must be 1 or more, not {n}")
-    if not 0 <= seed < 2**64:
+    if not 0 <= integer("a seed", seed) < MAX_SEED:
         raise InputError(f"a seed must lie between 0 and 2**64 - 1, not {seed}")
-    ids = np.arange(len(targets_N)) if among is None else np.unique(np.asarray(among, dtype=np.int64))
+    if len(targets_N) and targets_N.min() < 0:
+        raise InputError(f"targets must be classes from 0 on, found {targets_N.min()}")
+    ids = np.arange(len(targets_N)) if among is None else np.unique(integer_vector("sample ids", among))
     if len(ids) and (ids[0] < 0 or ids[-1] >= len(targets_N)):
         raise InputError(f"sample ids must lie between 0 and {len(targets_N) - 1}, not {ids[0]} to {ids[-1]}")
     classes = num_classes if num_classes is not None else int(targets_N.max(initial=-1)) + 1
@@ -61,13 +64,14 @@ def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def random_order(ids: Int64s, seed: int, epoch: int) -> Int64s:
-    """``ids`` in the random order of an epoch; the same on every machine and for every number of workers."""
+    """`ids` in the random order of an epoch; the same on every machine and for every number of workers."""
     seed, epoch = integer_between("seed", seed, 0, MAX_SEED), integer_between("epoch", epoch, 0, MAX_VIEW)
     return ids[np.argsort(kernel.random_keys(seed, STREAM_ORDER, epoch, ids), kind="stable")]
 
 
 def view_of_epoch(epoch: int, num_views: int, seed: int) -> int:
     """The view that an epoch trains on: a permutation of the views by seed, cycled."""
-    views = np.arange(num_views, dtype=np.int64)
+    epoch = integer_between("epoch", epoch, 0, MAX_VIEW * MAX_VIEW)
+    views = np.arange(integer_between("num_views", num_views, 1, MAX_VIEW), dtype=np.int64)
     keys = kernel.random_keys(integer_between("seed", seed, 0, MAX_SEED), STREAM_VIEW_ORDER, 0, views)
     return int(views[np.argsort(keys, kind="stable")][epoch % num_views])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastlabel.arguments import boolean, integer_between, one_of, pair
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
 
@@ -34,7 +35,7 @@ MAX_SEED, MAX_SAMPLE, MAX_VIEW, MAX_PARAMETER, MAX_SIDE = 2**64, 2**63, 2**32, 2
 class ViewPolicy:
     """How a view crops: a name, the side of its square output in pixels, a seed and integer parameters.
 
-    Make one with :meth:`random_resized_crop`, :meth:`pad_crop`, :meth:`center` or :meth:`identity`.
+    Make one with `random_resized_crop`, `pad_crop`, `center` or `identity`.
     Geometry is computed in integers from Philox4x32-10 words, so that two machines agree to the pixel.
 
     Attributes:
@@ -57,10 +58,13 @@ class ViewPolicy:
     fraction: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise InputError(f"unknown view policy {self.name!r}; choose one of {', '.join(KINDS)}")
+        _check_name(self.name)
+        object.__setattr__(self, "flip", boolean("flip", self.flip))
         for name, low, high in (("size", 1, MAX_SIDE), ("seed", 0, MAX_SEED), ("padding", 0, MAX_SIDE)):
             object.__setattr__(self, name, integer_between(f"view {name}", getattr(self, name), low, high))
+        for name in ("scale_q24", "ratio_q16", "fraction"):
+            object.__setattr__(self, name, pair(name, getattr(self, name)))
+        one_of("aspects_q16", self.aspects_q16, tuple, "a tuple of integers")
         for value in (*self.scale_q24, *self.ratio_q16, *self.aspects_q16, *self.fraction):
             integer_between("view parameter", value, 0, MAX_PARAMETER)
         if self.name == "random-resized-crop":
@@ -87,6 +91,7 @@ class ViewPolicy:
         flip: bool = True,
     ) -> ViewPolicy:
         """A box of random area and aspect, resized to size x size: torchvision's RandomResizedCrop."""
+        ratio, scale = pair("ratio", ratio), pair("scale", scale)
         if not 0 < ratio[0] <= ratio[1] < math.inf:
             raise InputError(f"ratio {ratio} must be positive and in order")
         if not 0 < scale[0] <= scale[1] <= 1:
@@ -106,12 +111,12 @@ class ViewPolicy:
 
     @classmethod
     def pad_crop(cls, size: int, seed: int = 0, padding: int = 4, flip: bool = True) -> ViewPolicy:
-        """A random size x size box of the image with ``padding`` black pixels around it, as for CIFAR."""
+        """A random size x size box of the image with `padding` black pixels around it, as for CIFAR."""
         return cls("pad-crop", size, seed, flip=flip, padding=padding)
 
     @classmethod
     def center(cls, size: int, seed: int = 0, fraction: tuple[int, int] = (7, 8)) -> ViewPolicy:
-        """The central square, ``fraction`` of the shorter side, resized: 7/8 is 224 of 256."""
+        """The central square, `fraction` of the shorter side, resized: 7/8 is 224 of 256."""
         return cls("center", size, seed, fraction=fraction)
 
     @classmethod
@@ -121,9 +126,9 @@ class ViewPolicy:
 
     @classmethod
     def from_name(cls, name: str, size: int, seed: int = 0, flip: bool = True) -> ViewPolicy:
-        """The policy of that name with its usual parameters; ``flip`` matters where views are random."""
-        if name not in KINDS:
-            raise InputError(f"unknown view policy {name!r}; choose one of {', '.join(KINDS)}")
+        """The policy of that name with its usual parameters; `flip` matters where views are random."""
+        _check_name(name)
+        boolean("flip", flip)
         policy: ViewPolicy = getattr(cls, name.replace("-", "_"))(size, seed)
         return replace(policy, flip=flip) if policy.flip else policy
 
@@ -142,6 +147,9 @@ class ViewPolicy:
         ids = _vector("sample ids", ids, 0, MAX_SAMPLE, np.int64)
         heights = _vector("heights", heights, 1, MAX_SIDE, np.int32)
         widths = _vector("widths", widths, 1, MAX_SIDE, np.int32)
+        if not len(ids) == len(heights) == len(widths):
+            counts = f"{len(ids)}, {len(heights)} and {len(widths)}"
+            raise InputError(f"sample ids, heights and widths must have one length; got {counts}")
         boxes = kernel.view_boxes(
             KINDS[self.name], self._parameters(), self.aspects_q16, self.size, self.seed, view, ids, heights, widths
         )
@@ -167,7 +175,8 @@ class ViewPolicy:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of `to_dict`."""
+        one_of("a view policy", data, Mapping, "its values by name")
         try:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
             policy = cls(**values)
@@ -178,21 +187,15 @@ class ViewPolicy:
         return policy
 
 
-def integer_between(name: str, value: int, low: int, high: int) -> int:
-    """`value` as an int. InputError names it unless low <= value < high."""
-    try:
-        number = int(operator.index(value))
-    except TypeError:
-        raise InputError(f"{name} {value!r} must be an integer") from None
-    if not low <= number < high:
-        raise InputError(f"{name} {number} must be {low} to {high - 1}")
-    return number
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or name not in KINDS:
+        raise InputError(f"unknown view policy {name!r}; choose one of {', '.join(KINDS)}")
 
 
 def _vector(name: str, values: ArrayLike, low: int, high: int, dtype: DTypeLike) -> NDArray[Any]:
     array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise InputError(f"{name} must be integers, not {array.dtype}")
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"{name} must be integers [B]; got {array.dtype} {array.shape}")
     if array.size and not low <= array.min() <= array.max() < high:
         raise InputError(f"{name} {array.min()} to {array.max()} must be {low} to {high - 1}")
     return array.astype(dtype, copy=False)

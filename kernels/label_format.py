@@ -10,6 +10,7 @@ Numba's cache does not notice when a constant changes here: these belong to the 
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def widen(tensor: Tensor) -> Tensor:
 def check_temperature(name: str, temperature: float) -> None:
     """Raise ValueError unless the temperature is positive and finite."""
     # Comparisons alone: torch.compile follows them for a temperature that changes from call to call.
-    if not 0 < temperature < math.inf:
+    if not sys.float_info.min <= temperature < math.inf:  # of a smaller one the inverse is infinite
         raise ValueError(f"{name} is {temperature}, expected a positive finite number")
 
 

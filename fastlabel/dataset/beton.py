@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlabel.arguments import one_of
 from fastlabel.dataset import ffcv_api as ffcv
 from fastlabel.errors import DatasetError
 from fastlabel.system.progress import Progress
@@ -62,6 +63,7 @@ class Beton:
         """
         if isinstance(path, Beton):
             return path
+        one_of("beton", path, (str, os.PathLike), "a path or a Beton")
         path = Path(path)
         _check_header(path)
         reader = _read(path)

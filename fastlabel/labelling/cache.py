@@ -21,6 +21,7 @@ from fastlabel.digests import first_difference, ids_digest
 from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.images.device_loader import crops_on_device, make_image_loader
 from fastlabel.images.loader import ImageLoader
+from fastlabel.labelling.arguments import check_labelling
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labelling.unit import label_unit, try_labelling
 from fastlabel.sampling import images_per_class
@@ -127,6 +128,9 @@ def cache_labels(
         TeacherError: a teacher's logits have the wrong width, or are NaN, +inf or all -inf (names the samples).
         ImageDecodeError: an image is broken (names the sample).
     """
+    counts = {"views": views, "k": k, "size": size, "seed": seed, "ipc": ipc, "num_workers": num_workers}
+    counts |= {"decode_batch": decode_batch, "forward_batch": forward_batch}
+    check_labelling(store, teachers, policy, {"flip": flip, "dry_run": dry_run}, counts)
     ranks = ranks or Ranks.current()
     device = ranks.device(pick_device(device or "auto"))
     if forward_batch is None:

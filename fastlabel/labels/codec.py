@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlabel.arguments import one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.kernels.label_format import CODES_PER_NAT, LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT
@@ -81,6 +82,7 @@ class TopKCodec:
 
         Raises InputError on another width or dtype, and naming the rows with NaN, +inf or nothing but -inf.
         """
+        one_of("logits", logits_BC, Tensor, f"a tensor [B, {self.num_classes}]")
         if logits_BC.ndim != 2 or logits_BC.shape[1] != self.num_classes:
             raise InputError(f"logits have shape {tuple(logits_BC.shape)}, expected [B, {self.num_classes}]")
         if not logits_BC.is_floating_point():
@@ -95,6 +97,7 @@ class TopKCodec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TopKCodec:
         """The codec that `to_dict` described; InputError when it is not one that this version reads."""
+        one_of("codec", values, Mapping, "its values by name")
         constants = {key: value for key, value in values.items() if key not in ("k", "num_classes")}
         if constants != _FORMAT or not {"k", "num_classes"} <= values.keys():
             raise InputError(f"codec is {dict(values)}, expected k, num_classes and {_FORMAT}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, float32, float64, full
 
+from fastlabel.arguments import boolean, one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
 from fastlabel.labels.sparse import SparseLabels
-from fastlabel.labels.topk import PlaneLabels, TopKLabels
+from fastlabel.labels.topk import PlaneLabels, TopKLabels, check_temperature
 
 SoftLabels = TopKLabels | SparseLabels
+EXTREME = 1e30  # temperatures beyond, or below its inverse, leave float32
 
 
 def soft_cross_entropy(
@@ -53,6 +55,10 @@ def soft_cross_entropy(
     Raises InputError when arguments do not fit together, or on another value of an option. Ids out of range (a class
     of a label, a target) are an error on the CPU; on a GPU, which would have to wait, the loss of that row is NaN.
     """
+    one_of("targets", targets, (Tensor, type(None)), "a tensor int64 [B]")
+    boolean("temperature_squared", temperature_squared)
+    check_temperature("label_temperature", label_temperature)
+    _check_student_temperature(student_temperature)
     _check_labels("labels", labels, logits)
     if second is not None:
         _check_labels("second", second, logits)
@@ -99,13 +105,34 @@ def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor 
         return share.expand(len(logits)) if share.ndim == 0 else share
     if share is None:
         return None
-    if not 0 <= share <= 1:
-        raise InputError(f"{name} is {share}, expected 0 to 1")
+    try:
+        inside = 0 <= share <= 1
+    except TypeError:
+        inside = False
+    if not inside:
+        raise InputError(f"{name} is {share!r}, expected 0 to 1: a number, or a tensor of one for each row")
     dtype = float64 if logits.dtype == float64 else float32
     return full(logits.shape[:1], float(share), dtype=dtype, device=logits.device)
 
 
+def _check_student_temperature(temperature: float) -> None:
+    check_temperature("student_temperature", temperature)
+    if not EXTREME**-1 <= temperature <= EXTREME:
+        raise InputError(f"student_temperature is {temperature}, expected {EXTREME**-1:g} to {EXTREME:g}")
+
+
 def _check_labels(name: str, labels: SoftLabels, logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise InputError(f"logits are {type(logits).__name__}, expected a tensor [B, C]")
+    given: object = labels
+    if isinstance(given, Tensor):
+        raise InputError(
+            f"{name} are a tensor {given.dtype} {tuple(given.shape)}, expected labels of a store or SparseLabels: "
+            "of dense probabilities make SparseLabels.from_dense(probs), of classes SparseLabels.hard(targets, C), or "
+            "call torch.nn.functional.cross_entropy, which takes both"
+        )
+    if not isinstance(given, TopKLabels | SparseLabels):
+        raise InputError(f"{name} are {type(given).__name__}, expected labels of a store or SparseLabels")
     if logits.shape != (len(labels), labels.num_classes):
         raise InputError(
             f"logits have shape {tuple(logits.shape)}, expected {(len(labels), labels.num_classes)} as {name}"

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastlabel.arguments import at_least, integer, one_of
 from fastlabel.errors import InputError
 from fastlabel.labels.indexing import Rows, as_index
+from fastlabel.system.devices import as_device
 
 MAX_CLASSES = 1 << 31  # exclusive: class ids are int32
 
@@ -65,10 +67,11 @@ class SparseLabels:
 
         Exact for k = C. Raises InputError unless weights [B, C] are finite and not negative, and 1 <= k <= C.
         """
+        one_of("probs", probs_BC, Tensor, "a tensor [B, C]")
         if probs_BC.ndim != 2 or not probs_BC.shape[1] or not probs_BC.is_floating_point():
             raise InputError(f"probs are {probs_BC.dtype} {tuple(probs_BC.shape)}, expected floating point [B, C]")
         num_classes = probs_BC.shape[1]
-        k = num_classes if k is None else k
+        k = num_classes if k is None else integer("k", k)
         if not 1 <= k <= num_classes:
             raise InputError(f"k is {k}, expected 1 to the {num_classes} classes")
         if not bool(((probs_BC >= 0) & (probs_BC < torch.inf)).all()):
@@ -81,6 +84,7 @@ class SparseLabels:
     def hard(cls, targets: Tensor, num_classes: int) -> SparseLabels:
         """All weight on one class in each row; InputError unless targets are integers [B] from 0 to C - 1."""
         _check_num_classes(num_classes)
+        one_of("targets", targets, Tensor, "a tensor of integers [B]")
         check_targets("targets", targets, num_classes)
         classes = targets.to(torch.int32)[:, None]
         return cls(classes, torch.ones_like(classes, dtype=torch.float32), _zeros(classes), num_classes)
@@ -89,7 +93,7 @@ class SparseLabels:
     def uniform(cls, count: int, num_classes: int, device: torch.device | str = "cpu") -> SparseLabels:
         """`count` rows that give every class 1 / C."""
         _check_num_classes(num_classes)
-        classes = torch.full((count, 1), -1, dtype=torch.int32, device=device)
+        classes = torch.full((at_least("count", count, 0), 1), -1, dtype=torch.int32, device=device)
         return cls(
             classes, torch.zeros_like(classes, dtype=torch.float32), _zeros(classes) + 1 / num_classes, num_classes
         )
@@ -112,11 +116,12 @@ class SparseLabels:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseLabels:
         """The same labels on another device."""
+        device = as_device(device)
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def __getitem__(self, rows: Rows) -> SparseLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
-        index = as_index(rows, self.device)
+        index = as_index(rows, len(self), self.device)
         return self._map(lambda tensor: tensor[index])
 
     def unlisted(self) -> Tensor:
@@ -186,7 +191,7 @@ def check_targets(name: str, targets: Tensor, num_classes: int) -> None:
 
 
 def _check_num_classes(num_classes: int) -> None:
-    if not 1 <= num_classes < MAX_CLASSES:
+    if not 1 <= integer("num_classes", num_classes) < MAX_CLASSES:
         raise InputError(f"num_classes is {num_classes}, expected 1 to {MAX_CLASSES - 1}")
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastlabel.arguments import one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels import label_format
 from fastlabel.kernels.decode_topk import decode_topk, topk_probabilities
-from fastlabel.kernels.label_format import TAIL_MODELS, check_labels, widen
+from fastlabel.kernels.label_format import TAIL_MODELS, check_labels, classes_dtype, widen
 from fastlabel.labels.indexing import Rows, as_index
 from fastlabel.labels.sparse import SparseLabels
+from fastlabel.system.devices import as_device
 
 
 def check_temperature(name: str, temperature: float) -> None:
@@ -23,6 +26,8 @@ def check_temperature(name: str, temperature: float) -> None:
         label_format.check_temperature(name, temperature)
     except ValueError as error:
         raise InputError(str(error)) from None
+    except TypeError:
+        raise InputError(f"{name} is {temperature!r}, expected a positive finite number") from None
 
 
 def _signed(tensor: Tensor) -> Tensor:
@@ -53,10 +58,17 @@ class TopKLabels:
     num_classes: int
 
     def __post_init__(self) -> None:
+        for name in ("classes", "codes", "tail"):
+            one_of(name, getattr(self, name), Tensor, "a tensor")
+        one_of("num_classes", self.num_classes, int, "an integer")
         try:
             check_labels(self.classes, self.codes, self.tail, self.num_classes)
         except (TypeError, ValueError) as error:
             raise InputError(f"not labels: {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is copied, pickled or sent to another process: these labels alone, of a plane no other ones."""
+        return _from_signed, (_signed(self.classes), self.codes, _signed(self.tail), self.num_classes)
 
     def __len__(self) -> int:
         return self.codes.shape[0]
@@ -76,11 +88,16 @@ class TopKLabels:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TopKLabels:
         """The same labels on another device."""
+        device = as_device(device)
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TopKLabels:
+        """The same labels in pinned memory of the host; CUDA only."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
-        index = as_index(rows, self.device)
+        index = as_index(rows, len(self), self.device)
         return self._map(lambda tensor: _take(tensor, index))
 
     def dense(self, temperature: float = 1.0, tail: str = "uniform") -> Tensor:
@@ -91,7 +108,7 @@ class TopKLabels:
         nothing, and the kept classes stay as they are in the full distribution.
         """
         check_temperature("temperature", temperature)
-        if tail not in TAIL_MODELS:
+        if not isinstance(tail, str) or tail not in TAIL_MODELS:
             raise InputError(f"tail is {tail!r}, expected one of {', '.join(map(repr, TAIL_MODELS))}")
         return self._decode(temperature, tail)
 
@@ -111,6 +128,11 @@ class TopKLabels:
         """
         probs_BK, tail_B = self.probabilities(temperature)
         return SparseLabels(widen(self.classes).to(torch.int32), probs_BK, tail_B, self.num_classes)
+
+
+def _from_signed(classes: Tensor, codes: Tensor, tail: Tensor, num_classes: int) -> TopKLabels:
+    """Labels of tensors that were made signed: torch pickles no uint16 and no uint32."""
+    return TopKLabels(classes.view(classes_dtype(num_classes)), codes, tail.view(torch.uint16), num_classes)
 
 
 def concatenate(parts: Sequence[TopKLabels]) -> TopKLabels:
@@ -175,8 +197,9 @@ class PlaneLabels(TopKLabels):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TopKLabels:
         """The same labels on another device: theirs alone, without the plane."""
-        return self if torch.device(device) == self.device else super().to(device, non_blocking)
+        device = as_device(device)
+        return self if device == self.device else super().to(device, non_blocking)
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows of the batch, not yet gathered either."""
-        return PlaneLabels(self.source, self.rows[as_index(rows, self.device)])
+        return PlaneLabels(self.source, self.rows[as_index(rows, len(self), self.device)])

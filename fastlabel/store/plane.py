@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.labels.topk import PlaneLabels, TopKLabels, concatenate
+from fastlabel.system.devices import pick_device
 
 
 @dataclass(frozen=True, eq=False)
 class LabelPlane:
-    """The labels of all samples of a store under one view: ``plane[ids]`` gives ``TopKLabels``.
+    """The labels of all samples of a store under one view: `plane[ids]` gives `TopKLabels`.
 
     Attributes:
         labels: of the store's N samples, in the order in which they came into the store.
@@ -34,7 +35,7 @@ class LabelPlane:
     def from_numpy(
         cls, parts: Mapping[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
     ) -> LabelPlane:
-        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to ``ids``, in any order."""
+        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to `ids`, in any order."""
         names = ("classes", "codes", "tail")
         classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in names)
         labels = TopKLabels(classes, codes, tail, num_classes)
@@ -54,19 +55,21 @@ class LabelPlane:
 
     def to(self, device: str | torch.device) -> LabelPlane:
         """The same labels on another device."""
+        device = pick_device(device)
         rows = None if self.rows is None else self.rows.to(device)
         return LabelPlane(self.labels.to(device), rows, self.num_samples)
 
-    def __getitem__(self, ids: ArrayLike | Tensor) -> TopKLabels:
-        """Labels of B samples by their index in the dataset file, int64 [B], on the plane's device.
+    def __getitem__(self, ids: slice | ArrayLike | Tensor) -> TopKLabels:
+        """Labels of B samples by their index in the dataset file, on the plane's device.
+
+        Args:
+            ids: int64 [B]; or one integer, which gives B = 1; or a slice of all samples of the file.
 
         Raises:
             InputError: ids are not integers, or one is outside of the dataset file.
             MissingLabelsError: a sample has no labels in this store.
         """
-        index = torch.as_tensor(ids)
-        if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
-            raise InputError(f"sample ids have dtype {index.dtype}, expected integers; of a mask, give its nonzero ids")
+        index = _as_ids(ids, self.num_samples)
         index = index.to(self.labels.device, torch.int64)
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
             raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
@@ -78,11 +81,25 @@ class LabelPlane:
         return self.take(index)
 
     def take(self, index_B: Tensor) -> TopKLabels:
-        """As ``plane[ids]`` for int64 ids on its device that are known to be labelled: a GPU need not wait.
+        """As `plane[ids]` for int64 ids on its device that are known to be labelled: a GPU need not wait.
 
         Labels are gathered when they are read; the loss reads them out of the plane.
         """
         return PlaneLabels(self.labels, index_B if self.rows is None else self.rows[index_B].to(torch.int64))
+
+
+def _as_ids(ids: slice | ArrayLike | Tensor, num_samples: int) -> Tensor:
+    """Integers [B] of what a caller gave. InputError where it is something else."""
+    try:
+        index = torch.from_numpy(np.arange(num_samples)[ids]) if isinstance(ids, slice) else torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        shown = repr(ids)
+        raise InputError(f"sample ids are {shown[:60]}, expected integers, as a list, array or tensor") from None
+    if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
+        raise InputError(f"sample ids have dtype {index.dtype}, expected integers; of a mask, give its nonzero ids")
+    if index.ndim > 1:
+        raise InputError(f"sample ids have shape {tuple(index.shape)}, expected [B]")
+    return index.reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +108,7 @@ class PlaneStack:
 
     Attributes:
         labels: of M * N rows: row m * N + n is row n of plane m.
-        rows: as in ``LabelPlane``, of the first plane.
+        rows: as in `LabelPlane`, of the first plane.
         num_views: M.
     """
 
@@ -113,7 +130,7 @@ class PlaneStack:
         return tensors if self.rows is None else [*tensors, self.rows]
 
     def take(self, index_B: Tensor) -> TopKLabels:
-        """B * M labels, the M of a sample next to each other, of int64 ids as ``LabelPlane.take`` has them."""
+        """B * M labels, the M of a sample next to each other, of int64 ids as `LabelPlane.take` has them."""
         rows = index_B if self.rows is None else self.rows[index_B].to(torch.int64)
         if self.num_views > 1:
             starts = torch.arange(self.num_views, device=rows.device) * (len(self.labels) // self.num_views)

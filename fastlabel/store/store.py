@@ -14,6 +14,7 @@ import zarr
 from numcodecs import Blosc
 from numpy.typing import NDArray
 
+from fastlabel.arguments import integer, one_of
 from fastlabel.digests import ids_digest
 from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels.codec import TopKCodec
@@ -25,6 +26,7 @@ from fastlabel.store.manifest import Manifest, check_version
 from fastlabel.store.plane import LabelPlane
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
 from fastlabel.system.atomic_files import PARTIAL, appearing, replace_folder
+from fastlabel.system.devices import pick_device
 from fastlabel.views import ViewPolicy
 
 
@@ -48,6 +50,7 @@ class LabelStore:
         Raises:
             StoreError: there is no store at that path, it is of an unknown version, or its metadata is damaged.
         """
+        one_of("the path of a label store", path, (str, os.PathLike), "a path")
         path = Path(path)
         if not path.exists():
             raise StoreError(f"no label store at {path}; make one with `fastlabel cache-labels`")
@@ -262,6 +265,7 @@ class LabelStore:
             MissingLabelsError: no such view or teacher, or a part of the view is not committed.
             StoreError: a committed part is damaged or lost.
         """
+        view, device = integer("view", view), pick_device(device)
         return self.planes(range(view, view + 1), teacher, device)[0]
 
     def planes(self, views: range, teacher: int = 0, device: str | torch.device = "cpu") -> list[LabelPlane]:
@@ -346,7 +350,7 @@ class LabelStore:
 
     def check_teacher(self, teacher: int) -> None:
         """MissingLabelsError unless the store has a teacher of that number."""
-        if not 0 <= teacher < len(self.manifest.teachers):
+        if not 0 <= integer("teacher", teacher) < len(self.manifest.teachers):
             raise MissingLabelsError(
                 f"{self.path} has no teacher {teacher}; it has {len(self.manifest.teachers)}, counted from 0"
             )
