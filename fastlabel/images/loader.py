@@ -24,6 +24,7 @@ from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
 from fastlabel.images.buffers import BufferPool
 from fastlabel.images.decode import ViewsDecoder, explain
 from fastlabel.images.workspace import Workspace
+from fastlabel.system.forks import renew_after_fork
 from fastlabel.views import ViewPolicy
 
 BATCHES_AHEAD = 2
@@ -76,9 +77,14 @@ class ImageLoader:
         largest = int(heights.max()), int(widths.max()), int((heights * widths).max())
         self._workspace = Workspace(most, *largest, policy.size)
         # The workspace serves one batch at a time; an epoch that was abandoned may still be at its last one.
-        self._decoding = threading.Lock()
+        self.busy = threading.Lock()
         self._pools: dict[int, BufferPool] = {}
         self._epoch: weakref.ref[Epoch] | None = None
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The lock may have been held, and the epoch's thread is in the other process."""
+        self.busy, self._epoch = threading.Lock(), None
 
     def epoch(self, ids: ArrayLike, views: Sequence[int]) -> Epoch:
         """Start to decode: an iterator over ``ImageBatch``, in the order of ``ids``, all ``views`` of each sample.
@@ -124,7 +130,7 @@ class ImageLoader:
         checked = self._check(ids)
         if len(checked) > self.batch_size:
             raise InputError(f"{len(checked)} samples are more than a batch of {self.batch_size}")
-        with self._decoding:
+        with self.busy:
             return self._decode(checked, views)
 
     def _boxes(self, ids: NDArray[np.int64], views: Sequence[int]) -> NDArray[np.int32]:
@@ -214,7 +220,15 @@ class Epoch(Iterator[ImageBatch]):
         # The thread must not hold the epoch itself, or an abandoned one would never be collected.
         self._thread = _DecodeThread(self._stop, loader, ids, views, self._queue)
         weakref.finalize(self, self._stop.set)
+        renew_after_fork(self)
         self._thread.start()
+
+    def after_fork(self) -> None:
+        """Its thread is in the other process: whoever reads it here gets an error instead of waiting for ever."""
+        self._queue = Queue()
+        self._queue.put(
+            _Failure(FastlabelError("this epoch was begun before the process was forked: begin it anew in this one"))
+        )
 
     def __len__(self) -> int:
         return self.num_batches

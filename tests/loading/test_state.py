@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import ImageDecodeError, InputError
-from fastlabel.loading.loader import Batch, SoftLabelLoader, _share
+from fastlabel.loading.loader import Batch, SoftLabelLoader
+from fastlabel.loading.share import Share
 from fastlabel.views import ViewPolicy
 from tests.conftest import make_photo_folder
 from tests.stores import make_teacher, write_photos
@@ -147,7 +148,7 @@ def test_what_was_handed_out_is_not_decoded_again(tmp_path: Path) -> None:
 def test_slices_of_ranks_make_up_the_batches(count: int, batch_size: int, data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, batch_size))
     ids = np.random.default_rng(count).permutation(count).astype(np.int64)
-    shares = [_share(ids, batch_size, rank, world_size) for rank in range(world_size)]
+    shares = [Share(rank, world_size).of(ids, batch_size) for rank in range(world_size)]
     places = [0] * world_size
     for start in range(0, count, batch_size):
         batch = ids[start : start + batch_size]

@@ -204,7 +204,7 @@ def test_refusals(photos: Path, make_store: MakeStore) -> None:
     with pytest.raises(InputError, match="views_per_image 0 must be at least 1"):
         SoftLabelLoader(photos, store, batch_size=8, views_per_image=0)
     with pytest.raises(InputError, match="4 with 2 crops of each sample leaves some of the 3 ranks without"):
-        SoftLabelLoader(photos, store, batch_size=4, views_per_image=2, world_size=3)
+        SoftLabelLoader(photos, store, batch_size=4, views_per_image=2, rank=0, world_size=3)
 
 
 @pytest.mark.parametrize("classes", [np.uint16, np.uint32])
