@@ -25,7 +25,6 @@ from fastlabel.benchmarks.isolated import Isolated
 from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.models.classifier import Classifier, ModelSpec
-from fastlabel.models.weights import weights_sha256
 from fastlabel.system.allocator import SWITCH, keep_freed_memory
 from fastlabel.teachers.teacher import Teacher
 
@@ -45,7 +44,7 @@ def labelling(arch: str, beton: Path, folder: Path, keep: bool) -> Callable[[], 
         keep_freed_memory()
     torch.manual_seed(0)
     model = Classifier(ModelSpec(arch, CLASSES, 224)).eval()
-    teacher = Teacher(model, arch, weights_sha256(model.state_dict()), epoch=0)
+    teacher = Teacher(model, arch, epoch=0)
     number = count()
 
     def run() -> None:

@@ -65,11 +65,11 @@ class SoftLabelLoader:
         drop_last: leave out the last batch when it is smaller.
         class_map: what `targets` shall say for each class of the dataset; default the class itself.
         rank, world_size: which of how many processes this is, when several share each batch; default those of
-            torch.distributed's process group.
+            torch.distributed's process group, or what torchrun says.
         views_per_image: crops of each sample in an epoch, at most as many as the store has views.
 
     Raises:
-        InputError: an argument cannot be used, or torchrun started several processes without a process group.
+        InputError: an argument cannot be used.
         ManifestMismatchError: the store was made from another dataset.
         MissingLabelsError: a sample, the teacher or (when an epoch starts) a view has no labels; the teacher lacks
             views that another one of the store has.

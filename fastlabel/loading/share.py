@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from fastlabel.arguments import at_least, integer_between
 from fastlabel.errors import InputError
+from fastlabel.system.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -31,27 +30,17 @@ class Share:
 
     @classmethod
     def choose(cls, rank: int | None, world_size: int | None) -> Share:
-        """The share that was asked for; without a word, that of torch.distributed's process group.
+        """The share that was asked for; without a word, that of torch.distributed's process group, or of torchrun.
 
-        Raises:
-            InputError: one is given without the other, or torchrun started several processes that have no process
-                group yet: every one of them would get all batches.
+        Else every process of several would get all batches. Raises InputError where one is given without the other.
         """
         if rank is not None and world_size is not None:
             return cls(rank, world_size)
         if rank is not None or world_size is not None:
             given, other = ("rank", "world_size") if world_size is None else ("world_size", "rank")
             raise InputError(f"{given} is given without {other}: give both, or none to take the process group's")
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        started = os.environ.get("WORLD_SIZE", "1")
-        if started != "1" and "RANK" in os.environ:
-            raise InputError(
-                f"torchrun started {started} processes, which have no process group yet: call "
-                "torch.distributed.init_process_group() first, or give rank= and world_size= "
-                "(0 and 1 for all batches in every process)"
-            )
-        return cls()
+        ranks = Ranks.current()
+        return cls(ranks.rank, ranks.world_size)
 
     def of(self, ids: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
         """What this process takes of each batch of `batch_size` samples, one batch after another."""

@@ -91,7 +91,7 @@ class LabelPlane:
 def _as_ids(ids: slice | ArrayLike | Tensor, num_samples: int) -> Tensor:
     """Integers [B] of what a caller gave. InputError where it is something else."""
     try:
-        index = torch.from_numpy(np.arange(num_samples)[ids]) if isinstance(ids, slice) else torch.as_tensor(ids)
+        index = torch.from_numpy(np.arange(num_samples)[ids].copy()) if isinstance(ids, slice) else torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         shown = repr(ids)
         raise InputError(f"sample ids are {shown[:60]}, expected integers, as a list, array or tensor") from None
