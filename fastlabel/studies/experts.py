@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,13 @@ from fastlabel.studies.in_memory import (
     trunk,
     whitening_of,
 )
-from fastlabel.studies.training import Fit, check_finite, evaluate, hard_loss
+from fastlabel.studies.resident_loader import ResidentLoader, whole_batches
 from fastlabel.system.devices import pick_device
-from fastlabel.train.checkpoint import epoch_path, save_checkpoint
-from fastlabel.train.common import check_same_classes, plain, seeded
-from fastlabel.train.loop import Reporter
+from fastlabel.system.ranks import Ranks
+from fastlabel.train.common import check_same_classes, drops_last, plain, seeded
+from fastlabel.train.evaluate import Evaluator
+from fastlabel.train.loop import Reporter, Trainer
+from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 
@@ -104,7 +105,7 @@ def train_experts(config: ExpertsConfig, reporter: Reporter | None = None) -> li
     train = ResidentImages(images, torch.from_numpy(data.targets).to(device), everyone)
     for number, (run, state) in enumerate(zip(runs, states, strict=True)):
         if not _done(state, config):
-            _train_one(config, number, run, state, reference, train, test, reporter)
+            _train_one(config, number, run, reference, train, test, reporter)
     return [run.metrics() for run in runs]
 
 
@@ -156,7 +157,6 @@ def _train_one(
     config: ExpertsConfig,
     number: int,
     run: Run,
-    state: Mapping[str, Any] | None,
     reference: Classifier,
     train: ResidentImages,
     test: ResidentImages,
@@ -164,28 +164,22 @@ def _train_one(
 ) -> None:
     device, recipe = train.images.device, config.recipe
     seed = expert_seed(config.seed, number)
+    augment = SiameseAugmentation.from_name(config.augment)
     with seeded(seed, device):
         model = new_model(reference, device)
-        fit = Fit(
-            trunk(model),
-            train.images,
-            hard_loss(train.targets),
-            recipe,
-            SiameseAugmentation.from_name(config.augment),
-            seed,
-            reporter.step if reporter else (lambda images: None),
-        )
-        first = 0
-        if state is None:
-            save_checkpoint(epoch_path(run.path, 0), model, epoch=0, metrics={})
-        else:
-            model.load_state_dict(state["state"])
-            fit.optimizer.load_state_dict(state["optimizer"])
-            first = state["epoch"]
-        if reporter:
-            reporter.start(first * fit.steps_per_epoch, recipe.epochs, fit.steps_per_epoch)
-        for epoch in range(first, recipe.epochs):
-            _train_epoch(config, run, model, fit, epoch, test, reporter)
+        last = drops_last(len(train), recipe.batch_size, model, Ranks())
+        Trainer(
+            model=model,
+            trunk=trunk(model),
+            loader=ResidentLoader(train, None, recipe.batch_size, augment, seed, last),
+            loss=hard_loss(),
+            evaluate=Evaluator(whole_batches(test), device, amp=bool(recipe.amp)),
+            recipe=recipe,
+            run=run,
+            device=device,
+            keep_every=config.keep_every,
+            reporter=reporter,
+        ).fit(resume=True)
 
 
 def new_model(reference: Classifier, device: torch.device) -> Classifier:
@@ -198,34 +192,3 @@ def new_model(reference: Classifier, device: torch.device) -> Classifier:
         # oneDNN trains the small ConvNets up to twice as fast in this format, and bfloat16 most of all.
         model.to(memory_format=torch.contiguous_format)
     return model
-
-
-def _train_epoch(
-    config: ExpertsConfig,
-    run: Run,
-    model: Classifier,
-    fit: Fit,
-    epoch: int,
-    test: ResidentImages,
-    reporter: Reporter | None,
-) -> None:
-    began = time.monotonic()
-    loss = fit.epoch(epoch)
-    check_finite(loss, epoch)
-    seconds = time.monotonic() - began
-    accuracy = evaluate(trunk(model), test, model.spec.num_classes, bool(config.recipe.amp))
-    metrics = {
-        "epoch": epoch + 1,
-        "train_loss": float(loss),
-        "val_accuracy": accuracy.top1,
-        "val_loss": accuracy.loss,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(len(fit.images) / seconds, 1),
-    }
-    run.append(metrics)
-    if (epoch + 1) % config.keep_every == 0 or epoch + 1 == config.recipe.epochs:
-        save_checkpoint(epoch_path(run.path, epoch + 1), model, epoch=epoch + 1, metrics=metrics)
-    resume = {"optimizer": fit.optimizer.state_dict(), "loader": {}, "ranks": []}
-    save_checkpoint(run.path / "last.pt", model, epoch=epoch + 1, metrics=metrics, extra=resume)
-    if reporter:
-        reporter.epoch(metrics)

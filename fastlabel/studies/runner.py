@@ -25,13 +25,17 @@ from fastlabel.studies.augment import SiameseAugmentation
 from fastlabel.studies.config import Params, StudyConfig
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, write_results
+from fastlabel.studies.resident_loader import ResidentLoader, whole_batches
 from fastlabel.studies.results import Row, Rows
 from fastlabel.studies.study import Ids, Study
-from fastlabel.studies.training import Fit, evaluate, hard_loss, soft_loss
 from fastlabel.system.host import hardware, versions
 from fastlabel.system.progress import Progress
+from fastlabel.system.ranks import Ranks
 from fastlabel.train.checkpoint import write_atomically
-from fastlabel.train.common import seeded
+from fastlabel.train.common import drops_last, seeded
+from fastlabel.train.evaluate import Evaluator
+from fastlabel.train.loop import Evaluate, Trainer
+from fastlabel.train.objectives import cached_loss, hard_loss
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,10 @@ def _student(
     study: Study, bench: Workbench, cell: Params, repeat: int, ids: Ids, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train one student on these samples and test it."""
-    config = bench.config
-    train, test = bench.images(ids), bench.test
+    config, recipe, train = bench.config, bench.config.recipe, bench.images(ids)
+    evaluator = Evaluator(
+        whole_batches(bench.test), bench.device, amp=bool(recipe.amp), classes=bench.num_classes
+    )  # the test images come into memory before the clock starts
     started = time.monotonic()
     labels = study.target(bench, cell, ids, repeat)
     if bench.device.type == "cuda":
@@ -212,23 +218,57 @@ def _student(
     label_seconds = time.monotonic() - started
     seed = config.student_seed(repeat)
     network = _network(bench, seed)
-    loss = hard_loss(train.targets) if labels is None else soft_loss(labels)
     augment = SiameseAugmentation.from_name(config.augment)
-    Fit(network, train.images, loss, config.recipe, augment, seed, advance).run()
-    trained = time.monotonic()
-    accuracy = evaluate(network, test, bench.num_classes, bool(config.recipe.amp))
+    last = drops_last(len(train), recipe.batch_size, network, Ranks())
+    metrics = Trainer(
+        model=network,
+        loader=ResidentLoader(train, labels, recipe.batch_size, augment, seed, last),
+        loss=hard_loss() if labels is None else cached_loss(),
+        evaluate=_timed(evaluator),
+        recipe=recipe,
+        run=None,
+        device=bench.device,
+        eval_every=recipe.epochs,
+        reporter=_Steps(advance),
+    ).fit()[-1]
+    by_class = metrics["val_by_class"]
     return {
-        "accuracy": accuracy.top1,
-        "loss": accuracy.loss,
+        "accuracy": metrics["val_accuracy"],
+        "loss": metrics["val_loss"],
         # JSON has no NaN, which a class without a test image has.
-        "by_class": [None if math.isnan(share) else round(share, 6) for share in accuracy.by_class],
+        "by_class": [None if math.isnan(share) else round(share, 6) for share in by_class],
         "images": len(ids),
         **_describe(labels, train.targets),
-        **study.extra(bench, cell, accuracy.by_class),
+        **study.extra(bench, cell, by_class),
         "seconds": round(time.monotonic() - started, 3),
         "label_seconds": round(label_seconds, 5),
-        "test_seconds": round(time.monotonic() - trained, 3),
+        "test_seconds": round(metrics["val_seconds"], 3),
     }
+
+
+def _timed(evaluate: Evaluate) -> Evaluate:
+    """The same, with the seconds that it took."""
+
+    def timed(model: nn.Module, between: Callable[[], None]) -> dict[str, Any]:
+        began = time.monotonic()
+        metrics = evaluate(model, between)
+        return {**metrics, "val_seconds": time.monotonic() - began}
+
+    return timed
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Reports the images of each step and nothing else."""
+
+    advance: Callable[[int], object]
+
+    def start(self, step: int, epochs: int, steps_per_epoch: int) -> None: ...
+
+    def step(self, images: int) -> None:
+        self.advance(images)
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None: ...
 
 
 def _describe(labels: SoftLabels | None, targets: torch.Tensor) -> dict[str, float]:

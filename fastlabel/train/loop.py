@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,6 +27,7 @@ from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
 from fastlabel.train.run_folder import Run
 
+EPOCHS_BETWEEN_READS = 100  # of a training without a folder
 _TIMINGS = ("seconds", "images_per_second")
 
 
@@ -46,7 +48,7 @@ class EpochLoader(Protocol):
 class Evaluate(Protocol):
     """Metrics of a model; calls `between` now and then, which may raise."""
 
-    def __call__(self, model: Classifier, between: Callable[[], None]) -> dict[str, float]: ...
+    def __call__(self, model: torch.nn.Module, between: Callable[[], None]) -> dict[str, Any]: ...
 
 
 class Reporter(Protocol):
@@ -64,24 +66,30 @@ class Reporter(Protocol):
 
 @dataclass
 class Trainer:
-    """Trains `model` on `loader` inside `run`, continuing after the last step saved there.
+    """Trains `model`, a Classifier, on `loader` inside `run`, continuing after the last step saved there.
 
     `keep_every` n keeps the checkpoints of every n-th epoch and of the initialisation (0: of the last epoch
     alone); `eval_every` n evaluates every n-th epoch and the last one. With several `ranks`, each runs one
     Trainer, and the gradient of a step is that of the whole batch.
+
+    `trunk` is the part of the model that takes the images of the loader and of `evaluate`; by default all of it.
+    Without a `run` nothing is saved, signals are the caller's, the model may be any network, and losses are read
+    (a GPU waits for that) every 100 epochs only, and where the model is evaluated.
     """
 
-    model: Classifier
+    model: torch.nn.Module
     loader: EpochLoader
     loss: PerSampleLoss
     evaluate: Evaluate
     recipe: Recipe
-    run: Run
+    run: Run | None
     device: torch.device
     keep_every: int = 1
     eval_every: int = 1
     reporter: Reporter | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    trunk: torch.nn.Module | None = None
+    history: list[dict[str, Any]] = field(init=False, default_factory=list)
     optimizer: torch.optim.Optimizer = field(init=False)
     network: torch.nn.Module = field(init=False)
 
@@ -92,18 +100,20 @@ class Trainer:
             )
         self.recipe = self.recipe.on(self.device)
         self.model.to(self.device)
-        self.optimizer = self.recipe.make_optimizer(self.model.parameters())
+        self.trunk = self.model if self.trunk is None else self.trunk
+        self.optimizer = self.recipe.make_optimizer(self.trunk.parameters())
         self._interruptions = Interruptions(self.ranks)
 
     def fit(self, resume: bool = False) -> list[dict[str, Any]]:
-        """Train to the last epoch; the metrics of every epoch.
+        """Train to the last epoch; the metrics of every epoch, without a run of those that were read.
 
         Raises InputError when the folder of the run holds anything else than, with `resume`, this run;
         FastlabelError when the loss stops being finite, or another rank fails; Interrupted, with everything up to
         the step in hand saved, after a SIGINT or SIGTERM.
         """
-        last = self.ranks.on_first(partial(self.run.begin, resume))
-        with _stop_requests() as self._interruptions.stop, fastest_convolutions(self.device):
+        run = self.run
+        last = self.ranks.on_first(partial(run.begin, resume)) if run else None
+        with _stop_requests(noted=run is not None) as self._interruptions.stop, fastest_convolutions(self.device):
             tally = self._restore(last)
             self.network = self._trained_network()
             if self.reporter is not None:
@@ -111,10 +121,11 @@ class Trainer:
                 self.reporter.start(done, self.recipe.epochs, len(self.loader))
             for epoch in range(tally.epoch, self.recipe.epochs + 1):
                 self._run_epoch(tally if epoch == tally.epoch else Tally(epoch))
-        return self.ranks.on_first(self.run.metrics)
+        return self.ranks.on_first(run.metrics) if run else self.history
 
     def _trained_network(self) -> torch.nn.Module:
-        network = wrap(self.model, self.ranks, self.device)
+        assert self.trunk is not None
+        network = wrap(self.trunk, self.ranks, self.device)
         if not self.recipe.compile:
             return network
         # The last batch of an epoch is a shape of its own, compiled once: not a reason to compile for any size.
@@ -122,17 +133,26 @@ class Trainer:
 
     def _run_epoch(self, tally: Tally) -> None:
         self._train_epoch(tally)
+        if not self._reads(tally.epoch):
+            return
         # The rate of the last step, which an earlier process may have made.
         lr = self.recipe.lr_at(tally.epoch * len(self.loader) - 1, len(self.loader))
         metrics = {"epoch": tally.epoch, **tally.metrics(self.ranks), "lr": lr}
         if self._due(tally.epoch, self.eval_every):
             share_buffers(self.model, self.ranks)
-            metrics |= self.evaluate(self.model, partial(self._between, tally))
-        if self.ranks.first:
-            self.run.append(metrics)
-        self._save_epoch(tally.epoch, metrics)
+            assert self.trunk is not None
+            metrics |= self.evaluate(self.trunk, partial(self._between, tally))
+        if self.run is None:
+            self.history.append(metrics)
+        else:
+            if self.ranks.first:
+                self.run.append(metrics)
+            self._save_epoch(self.run, tally.epoch, metrics)
         if self.reporter is not None:
             self.reporter.epoch(metrics)
+
+    def _reads(self, epoch: int) -> bool:
+        return self.run is not None or self._due(epoch, EPOCHS_BETWEEN_READS) or self._due(epoch, self.eval_every)
 
     def _due(self, epoch: int, every: int) -> bool:
         return epoch == self.recipe.epochs or (every > 0 and epoch % every == 0)
@@ -148,7 +168,7 @@ class Trainer:
             if self.reporter is not None:
                 self.reporter.step(self.loader.samples_in(tally.steps - 1))
             # All ranks have got here before one waits for its GPU, which waits for the gradients of all.
-            waits = tally.full or tally.steps == len(self.loader)
+            waits = tally.full or (tally.steps == len(self.loader) and self._reads(tally.epoch))
             self._between(tally, at_once=waits)
             if waits:
                 tally.settle()
@@ -175,9 +195,11 @@ class Trainer:
 
     def _between(self, tally: Tally, at_once: bool = False) -> None:
         """Between two steps: save when it is time, stop when that was asked for, on all ranks alike."""
+        if self.run is None:
+            return
         signum, save = self._interruptions.asked(at_once)
         if signum or save:
-            self._save(tally.epoch - 1, {}, tally)
+            self._save(self.run, tally.epoch - 1, {}, tally)
         if signum:
             self._interruptions.stop.signum = signum
             self._interruptions.stop.check(
@@ -185,31 +207,36 @@ class Trainer:
                 "go on with the same command and --resume"
             )
 
-    def _save_epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+    def _save_epoch(self, run: Run, epoch: int, metrics: Mapping[str, Any]) -> None:
         # Timings differ from run to run; without them the same training gives the same bytes.
         metrics = {name: value for name, value in metrics.items() if name not in _TIMINGS}
         kept = self._due(epoch, self.keep_every)
         if kept and self.ranks.first:
-            save_checkpoint(epoch_path(self.run.path, epoch), self.model, epoch=epoch, metrics=metrics)
+            self._checkpoint(epoch_path(run.path, epoch), epoch, metrics)
         due = kept or self._due(epoch, self.eval_every)
         if due or self.ranks.largest(int(self._interruptions.save_is_due))[0]:
-            self._save(epoch, metrics, None)
+            self._save(run, epoch, metrics, None)
 
-    def _save(self, epoch: int, metrics: Mapping[str, Any], tally: Tally | None) -> None:
+    def _save(self, run: Run, epoch: int, metrics: Mapping[str, Any], tally: Tally | None) -> None:
         """Write last.pt, `epoch` epochs done and `tally` of the one begun."""
         began = time.monotonic()
         ranks = self.ranks.gather(snapshot(self.device, tally))
         if self.ranks.first:
             extra = {"optimizer": self.optimizer.state_dict(), "loader": self.loader.state_dict(), "ranks": ranks}
-            extra["config"] = dict(self.run.identity)
-            save_checkpoint(self.run.path / "last.pt", self.model, epoch=epoch, metrics=metrics, extra=extra)
+            extra["config"] = dict(run.identity)
+            self._checkpoint(run.path / "last.pt", epoch, metrics, extra)
         self._interruptions.saved(time.monotonic() - began)
+
+    def _checkpoint(
+        self, path: Path, epoch: int, metrics: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+    ) -> None:
+        save_checkpoint(path, cast(Classifier, self.model), epoch=epoch, metrics=metrics, extra=extra)
 
     def _restore(self, last: dict[str, Any] | None) -> Tally:
         """Take up the last state saved; the tally of the epoch to go on with."""
         if last is None:
-            if self.keep_every and self.ranks.first:
-                save_checkpoint(epoch_path(self.run.path, 0), self.model, epoch=0, metrics={})
+            if self.run and self.keep_every and self.ranks.first:
+                self._checkpoint(epoch_path(self.run.path, 0), 0, {})
             return Tally(1)
         self.model.load_state_dict(last["state"])
         load_optimizer(self.optimizer, last["optimizer"])
@@ -219,9 +246,9 @@ class Trainer:
         return tally
 
 
-def _stop_requests() -> AbstractContextManager[StopRequest]:
+def _stop_requests(noted: bool) -> AbstractContextManager[StopRequest]:
     # Python handles signals in its main thread only: training in another one cannot be told.
-    if threading.current_thread() is not threading.main_thread():
+    if not noted or threading.current_thread() is not threading.main_thread():
         return nullcontext(StopRequest())
     return stop_requests("finishing the step in hand; once more interrupts at once")
 

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
-from fastlabel.labels.loss import soft_cross_entropy
-from fastlabel.labels.topk import TopKLabels, check_temperature
+from fastlabel.labels.loss import SoftLabels, soft_cross_entropy
+from fastlabel.labels.topk import check_temperature
 from fastlabel.teachers.precision import full_precision
 
 
 class Batch(Protocol):
-    """Images uint8 [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B], from a loader."""
+    """Images [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B], from a loader."""
 
     @property
     def images(self) -> Tensor: ...
     @property
-    def labels(self) -> TopKLabels | None: ...
+    def labels(self) -> SoftLabels | None: ...
     @property
     def targets(self) -> Tensor: ...
     @property

@@ -13,6 +13,7 @@ from fastlabel.studies.experts import train_experts
 from fastlabel.studies.registry import STUDIES, find_study
 from fastlabel.studies.runner import read_results, run_study
 from fastlabel.studies.study import crossed
+from fastlabel.train.evaluate import Evaluator
 from tests.stores import digests
 from tests.studies.tiny import experts_config, study_config
 
@@ -73,9 +74,7 @@ def test_a_grid_that_grows_runs_only_what_is_new(run):
 
 def test_a_grid_that_was_stopped_goes_on(run, monkeypatch):
     """Ctrl-C while the third of four students trains."""
-    from fastlabel.studies import runner as grid
-
-    evaluated, evaluate = [], grid.evaluate
+    evaluated, evaluate = [], Evaluator.__call__
 
     def interrupted(*args):
         evaluated.append(1)
@@ -83,7 +82,7 @@ def test_a_grid_that_was_stopped_goes_on(run, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr(grid, "evaluate", interrupted)
+    monkeypatch.setattr(Evaluator, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(ipc=(1, 2))
     monkeypatch.undo()
