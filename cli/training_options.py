@@ -37,6 +37,9 @@ _RUN = [
     click.option(
         "--sync-batch-norm", is_flag=True, help="Batch norm over all ranks instead of each alone (torchrun, CUDA)."
     ),
+    click.option(
+        "--allow-missing-classes", is_flag=True, help="Test where some classes have no folder among the --val images."
+    ),
     click.option("--resume", is_flag=True, help="Continue the run in --out after the last step that it saved."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 ]
@@ -50,7 +53,7 @@ def recipe_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """Add --seed, --workers, --device, --sync-batch-norm, --resume and --json."""
+    """Add --seed, --workers, --device, --sync-batch-norm, --allow-missing-classes, --resume and --json."""
     for option in reversed(_RUN):
         command = option(command)
     return command
@@ -102,6 +105,10 @@ class ProgressBar:
     def step(self, images: int) -> None:
         """One more batch is done."""
         self._bar.update()
+
+    def note(self, text: str) -> None:
+        """Something to know before the run."""
+        click.echo(text, err=True)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is done."""

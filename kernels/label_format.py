@@ -44,11 +44,16 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor
 
 
+LEAST_STUDENT_TEMPERATURE = 1e-30  # float32 logits divided by less are infinite, and their loss is NaN
+
+
 def check_temperature(name: str, temperature: float) -> None:
-    """Raise ValueError unless the temperature is positive and finite."""
+    """Raise ValueError unless the temperature is positive and finite, and a student's at least 1e-30."""
     # Comparisons alone: torch.compile follows them for a temperature that changes from call to call.
     if not sys.float_info.min <= temperature < math.inf:  # of a smaller one the inverse is infinite
         raise ValueError(f"{name} is {temperature}, expected a positive finite number")
+    if name == "student_temperature" and temperature < LEAST_STUDENT_TEMPERATURE:
+        raise ValueError(f"{name} is {temperature}, expected at least {LEAST_STUDENT_TEMPERATURE}")
 
 
 def check_codes(codes_BK: Tensor, tail_B2: Tensor, num_classes: int) -> None:

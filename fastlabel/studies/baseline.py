@@ -18,7 +18,7 @@ PAPER_TABLE_2 = {1: (20, 56.0, 21.1, 0.5), 10: (44, 65.1, 46.3, 0.8), 50: (128, 
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
-    ipcs, epochs = grid["ipc"], grid["epoch"] or (bench.experts[0].last,)
+    ipcs, epochs = grid["ipc"], grid["epoch"] or (bench.experts[0].final,)
     if len(epochs) == 1:
         epochs = epochs * len(ipcs)
     if len(epochs) != len(ipcs):

@@ -123,7 +123,7 @@ class Workbench:
 
     def one_epoch(self, values: Sequence[object] | None) -> int:
         """The epoch asked for, of which there must be one alone; by default the last. InputError else."""
-        epochs = list(dict.fromkeys(self.epochs_of(values or (self.experts[0].last,))))
+        epochs = list(dict.fromkeys(self.epochs_of(values or (self.experts[0].final,))))
         if len(epochs) > 1:
             raise InputError(f"this study takes one --epoch, not {', '.join(map(str, epochs))}")
         return epochs[0]
@@ -131,7 +131,9 @@ class Workbench:
     def epochs_of(self, values: Sequence[object] | None, number: int = 0) -> list[int]:
         """Epochs asked for, which must be there; by default all kept but the initialisation."""
         run = self.experts[number]
-        epochs = [int(str(value)) for value in values] if values else [epoch for epoch in run.epochs if epoch]
+        if not values:
+            values = [epoch for epoch in run.epochs if 0 < epoch <= run.final]
+        epochs = [int(str(value)) for value in values]
         for epoch in epochs:
             run.check(epoch)
         return epochs

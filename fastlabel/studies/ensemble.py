@@ -25,7 +25,7 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
     rules = grid["rule"]
     if unknown := set(rules) - set(RULES):
         raise InputError(f"unknown rule {', '.join(sorted(unknown))}: known are {', '.join(RULES)}")
-    epochs = bench.epochs_of(grid["epoch"] or (bench.experts[0].last,))
+    epochs = bench.epochs_of(grid["epoch"] or (bench.experts[0].final,))
     return [
         {"ipc": ipc, "epoch": epoch, "members": count, "rule": rule}
         for ipc in grid["ipc"]

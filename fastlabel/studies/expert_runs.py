@@ -35,6 +35,17 @@ class ExpertRun:
     def last(self) -> int:
         return self.epochs[-1]
 
+    @property
+    def final(self) -> int:
+        """The last epoch, of a run that got there. InputError for one that was stopped before."""
+        planned = self.identity().get("recipe", {}).get("epochs", self.last)
+        if self.last < planned:
+            raise InputError(
+                f"{self.folder} was stopped after epoch {self.last} of {planned}: finish it with the command that "
+                "began it, or say which --epoch to take"
+            )
+        return self.last
+
     def teacher(self, epoch: int, device: torch.device) -> Teacher:
         """The expert as it was after an epoch. InputError where no checkpoint of it is kept."""
         self.check(epoch)

@@ -270,6 +270,8 @@ class _Steps:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 def _describe(labels: SoftLabels | None, targets: torch.Tensor) -> dict[str, float]:
     """Mean entropy of the labels in nats, and how often their top class is the true one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,10 +23,12 @@ from fastlabel.models.classifier import Classifier
 from fastlabel.system.ranks import Ranks
 from fastlabel.train.checkpoint import epoch_path
 from fastlabel.train.evaluate import Evaluator
-from fastlabel.train.loop import Trainer
+from fastlabel.train.loop import Reporter, Trainer
+from fastlabel.train.run_folder import Run
 from fastlabel.views import ViewPolicy
 
 EVALUATION_BATCH = 256
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,58 @@ class Result:
         return {"out": str(self.out), "checkpoint": str(self.checkpoint), **self.history[-1]}
 
 
-def finish(trainer: Trainer, resume: bool) -> Result:
+def finish(trainer: Trainer, run: Run, resume: bool) -> Result:
     """Run the loop; what it ended with."""
+    if resume and trainer.ranks.first and not (run.path / "last.pt").exists():
+        tell(trainer.reporter, f"{run.path} holds no saved state: the run starts anew")
     history = trainer.fit(resume)
-    run = trainer.run.path
-    return Result(run, epoch_path(run, trainer.recipe.epochs), history)
+    return Result(run.path, epoch_path(run.path, trainer.recipe.epochs), history)
 
 
-def check_same_classes(data: Beton, val: Beton) -> None:
-    """Raise InputError when the validation images cannot be of the classes trained on."""
-    if data.class_names and val.class_names and data.class_names != val.class_names:
-        raise InputError(f"{val.path} has other classes than {data.path}: their class names differ")
+def tell(reporter: Reporter | None, text: str) -> None:
+    """Say what a user should know before a run, where nobody reports in the log."""
+    if reporter is not None:
+        reporter.note(text)
+    else:
+        _LOG.warning(text)
+
+
+def check_same_classes(data: Beton, val: Beton, allow_missing: bool = False) -> tuple[int, ...] | None:
+    """Which class of `data` each class of `val` is; None where they are the same, or have no names.
+
+    With `allow_missing` some classes may have no folder among the validation images. Raises InputError when these
+    cannot be of the classes trained on.
+    """
+    ours, theirs = data.class_names, val.class_names
+    if ours and theirs and ours != theirs:
+        if allow_missing and set(theirs) <= set(ours):
+            return tuple(ours.index(name) for name in theirs)
+        raise InputError(f"{val.path} has other classes than {data.path}: {_difference(ours, theirs)}")
     if val.num_classes > data.num_classes:
         raise InputError(f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: not a pair")
+    return None
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How the class names of two datasets differ, in words."""
+    missing = [name for name in ours if name not in set(theirs)]
+    extra = [name for name in theirs if name not in set(ours)]
+    if not missing and not extra:
+        index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        return f"they are in another order, class {index} is {theirs[index]!r} and not {ours[index]!r}"
+    forms = [[unicodedata.normalize("NFC", name) for name in names] for names in (ours, theirs)]
+    if forms[0] == forms[1]:
+        kind = "NFC" if unicodedata.is_normalized("NFC", extra[0]) else "NFD"
+        return f"its names are spelled in Unicode's other form, {kind}: {_some(extra)}; rename those folders"
+    parts = [f"it lacks {_some(missing)}"] * bool(missing) + [f"it has {_some(extra)} besides"] * bool(extra)
+    advice = "" if extra else "; --allow-missing-classes tests without them"
+    return " and ".join(parts) + advice
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first five."""
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:
@@ -123,13 +166,14 @@ def drops_last(images: int, batch_size: int, model: nn.Module, ranks: Ranks, vie
     last = images % in_batch if images > in_batch else 0
     if last * views_per_image == 1:
         return True
-    least = _least_for_batch_norm(model) if not ranks.alone else 0
+    least = _least_for_batch_norm(model)
     whole = min(in_batch, images)
     # A rank takes images with all their crops.
     if whole // ranks.world_size * views_per_image < least:
+        shared = f" to each of {ranks.world_size} ranks" if not ranks.alone else ""
         raise InputError(
-            f"batches of {whole} images leave less than {least} to each of {ranks.world_size} ranks, too few for this "
-            "network's batch norm: take larger batches or fewer ranks"
+            f"batches of {whole} images leave less than {least}{shared}, too few for this network's batch norm: take "
+            f"larger batches{'' if ranks.alone else ' or fewer ranks'}"
         )
     return last > 0 and last // ranks.world_size * views_per_image < least
 

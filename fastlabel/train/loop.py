@@ -63,6 +63,9 @@ class Reporter(Protocol):
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is done."""
 
+    def note(self, text: str) -> None:
+        """Something to know before the run."""
+
 
 @dataclass
 class Trainer:

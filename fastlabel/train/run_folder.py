@@ -28,7 +28,8 @@ class Run:
         """Create the folder, or continue in it with `resume`: the state to go on from, if there is one.
 
         config.json keeps identity and arguments; metrics after that state are forgotten, a resumed run writes them
-        again. Raises InputError, with nothing touched, when it holds anything and `resume` is off, or another run.
+        again. Where there is none, they are kept in metrics-before.jsonl. Raises InputError, with nothing touched,
+        when it holds anything and `resume` is off, or another run.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: a run needs a folder")
@@ -94,5 +95,8 @@ class Run:
                 return
 
     def _rewind(self, epoch: int) -> None:
+        if epoch == 0 and (before := self.metrics()):
+            with open(self.path / "metrics-before.jsonl", "a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in before)
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch]
         write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())

@@ -15,6 +15,7 @@ import torch
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
+from fastlabel.inspection.truncation import information_kept
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
 from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.sampling import images_per_class
@@ -35,6 +36,7 @@ from fastlabel.train.common import (
     prepare,
     seed_rank,
     seeded,
+    tell,
 )
 from fastlabel.train.loop import Reporter, Trainer
 from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
@@ -44,6 +46,7 @@ from fastlabel.train.run_folder import Run
 
 LABELS = ("cache", "online", "hard")
 EPOCHS_EVALUATED_EACH = 20
+LABELS_ASSESSED = 1000
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class StudentConfig:
     workers: int = 0
     device: str = "auto"
     sync_batch_norm: bool = False
+    allow_missing_classes: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -128,11 +132,15 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
     recipe = config.recipe.on(device)
     config = replace(config, recipe=recipe)
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
-    check_same_classes(data, val)
+    val_classes = check_same_classes(data, val, config.allow_missing_classes)
     teacher = _teacher(config, store)
     loss = _loss(config, teacher, device)
     ids = student_ids(config, data, store)
+    if config.labels == "cache" and ranks.first:
+        _tell_what_is_kept(config, store, reporter)
     num_classes, class_map = _classes(config, data, teacher)
+    if val_classes is not None and class_map is not None:
+        val_classes = tuple(class_map[c] for c in val_classes)
     with seeded(config.seed, device):
         model = prepare(
             Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, ranks, device
@@ -153,20 +161,34 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             world_size=ranks.world_size,
             views_per_image=config.views_per_image,
         )
+        run = Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict())
         trainer = Trainer(
             model=model,
             loader=loader,
             loss=loss,
-            evaluate=make_evaluator(val, store.views, config.workers, ranks, device, bool(recipe.amp), class_map),
+            evaluate=make_evaluator(
+                val, store.views, config.workers, ranks, device, bool(recipe.amp), val_classes or class_map
+            ),
             recipe=recipe,
-            run=Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict()),
+            run=run,
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every or default_eval_every(recipe.epochs),
             reporter=reporter,
             ranks=ranks,
         )
-        return finish(trainer, config.resume)
+        return finish(trainer, run, config.resume)
+
+
+def _tell_what_is_kept(config: StudentConfig, store: LabelStore, reporter: Reporter | None) -> None:
+    """How much of a label is left at the temperature asked for; a warning where it is less than a half."""
+    rows = np.linspace(0, len(store.ids) - 1, min(len(store.ids), LABELS_ASSESSED)).astype(np.int64)
+    labels = store.plane(view=0, teacher=config.teacher_index)[store.ids[rows]]
+    share = information_kept(labels, config.label_temperature)
+    if share < 0.5 or (reporter is not None and labels.k < labels.num_classes):
+        what = f"at temperature {config.label_temperature:g} the labels keep about {share:.0%} of what the teacher said"
+        advice = f": {labels.k} of {labels.num_classes} classes are too few for it" if share < 0.5 else ""
+        tell(reporter, f"{'warning: ' * bool(advice)}{what} (estimated from {len(labels)} of them){advice}")
 
 
 def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) -> PerSampleLoss:

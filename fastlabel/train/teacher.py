@@ -56,6 +56,7 @@ class TeacherConfig:
     workers: int = 0
     device: str = "auto"
     sync_batch_norm: bool = False
+    allow_missing_classes: bool = False
     resume: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def train_teacher(config: TeacherConfig, reporter: Reporter | None = None) -> Re
 def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, device: torch.device) -> Result:
     recipe = config.recipe.on(device)
     data, val = Beton.open(config.data), Beton.open(config.val)
-    check_same_classes(data, val)
+    val_classes = check_same_classes(data, val, config.allow_missing_classes)
     policy = _view_policy(config, data)
     with seeded(config.seed, device):
         model = prepare(
@@ -107,20 +108,21 @@ def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, devic
             "data": data.fingerprint(),
             "val": val.fingerprint(),
         }
+        run = Run(Path(config.out), identity, config.to_dict())
         trainer = Trainer(
             model=model,
             loader=loader,
             loss=hard_loss(recipe.label_smoothing),
-            evaluate=make_evaluator(val, policy, config.workers, ranks, device, bool(recipe.amp)),
+            evaluate=make_evaluator(val, policy, config.workers, ranks, device, bool(recipe.amp), val_classes),
             recipe=recipe,
-            run=Run(Path(config.out), identity, config.to_dict()),
+            run=run,
             device=device,
             keep_every=config.keep_every,
             eval_every=config.eval_every,
             reporter=reporter,
             ranks=ranks,
         )
-        return finish(trainer, config.resume)
+        return finish(trainer, run, config.resume)
 
 
 def _view_policy(config: TeacherConfig, data: Beton) -> ViewPolicy:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from fastlabel.inspection.truncation import tail_kl, truncation_kl
+from fastlabel.inspection.truncation import information_kept, tail_kl, truncation_kl
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
 
@@ -147,3 +147,23 @@ def test_always_between_nothing_and_all(
     mass = rest * labels.probabilities()[1].double().numpy()
     assert np.isfinite(estimate).all() and (estimate >= 0).all()
     assert (estimate <= mass * np.log(max(rest, 1)) + 1e-12).all()
+
+
+@pytest.mark.fault("11.8 a temperature that the labels cannot serve")
+@pytest.mark.parametrize(
+    ("classes", "k", "scale"), [(1000, 16, 2.0), (1000, 16, 4.0), (200, 16, 3.0), (1000, 128, 3.0), (100, 10, 2.0)]
+)
+def test_what_is_kept_at_a_temperature(classes: int, k: int, scale: float) -> None:
+    """Less and less as it rises, near to what the logits themselves say."""
+    logits = gaussian(200, classes, scale)
+    labels = TopKCodec(k, classes).encode(logits)
+    found = []
+    for temperature in (1.0, 2.0, 4.0, 20.0):
+        probs = torch.softmax(logits.double() / temperature, 1)
+        lost = (torch.xlogy(probs, probs) - torch.xlogy(probs, labels.dense(temperature).double())).sum()
+        exact = 1 - float(lost / torch.xlogy(probs, probs * classes).sum())
+        found.append(information_kept(labels, temperature))
+        assert found[-1] == pytest.approx(exact, abs=0.14)
+    assert found == sorted(found, reverse=True)
+    whole = TopKCodec(classes, classes).encode(logits)
+    assert information_kept(whole, 20.0) == 1

@@ -9,8 +9,12 @@ import torch
 
 from fastlabel.errors import InputError
 from fastlabel.models.weights import read_checkpoint, weights_sha256
+from fastlabel.studies.context import Workbench
 from fastlabel.studies.expert_runs import ExpertRun, find_experts
 from fastlabel.studies.experts import expert_folder
+from fastlabel.studies.registry import find_study
+from fastlabel.studies.runner import run_study
+from tests.studies.tiny import study_config
 
 CPU = torch.device("cpu")
 
@@ -64,3 +68,17 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path, text):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"no readable config\.json"):
         ExpertRun(tmp_path, (0,)).identity()
+
+
+@pytest.mark.fault("11.7 an expert's run that was killed")
+def test_the_last_epoch_of_a_run_that_was_stopped_is_not_taken_for_its_end(data, experts, tmp_path):
+    """Beside the paper's figures of a whole run; an epoch that is asked for is taken."""
+    stopped = shutil.copytree(experts, tmp_path / "experts")
+    (expert_folder(stopped, 0) / "epoch-003.pt").unlink()
+    assert find_experts(experts)[0].final == 3
+    assert find_experts(stopped)[0].last == 2
+    for name in ("baseline", "expert-epoch", "temperature", "ensemble", "label-swap"):
+        with pytest.raises(InputError, match=r"expert-0 was stopped after epoch 2 of 3: finish it .*--epoch"):
+            run_study(find_study(name), study_config(data, stopped, tmp_path / name))
+        assert not (tmp_path / name).exists()
+    assert Workbench(study_config(data, stopped, tmp_path / "out")).one_epoch((2,)) == 2

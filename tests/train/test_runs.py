@@ -164,6 +164,7 @@ def test_a_resumed_student_equals_the_uninterrupted_one(data, tmp_path):
     class Interrupt:
         def start(self, *_): ...
         def step(self, images): ...
+        def note(self, text): ...
         def epoch(self, metrics):
             if metrics["epoch"] == 2:
                 raise KeyboardInterrupt
@@ -200,6 +201,8 @@ def test_students_on_two_views_of_an_image(data, tmp_path, labels, monkeypatch):
                 raise KeyboardInterrupt
 
         def epoch(self, metrics): ...
+
+        def note(self, text): ...
 
     config = replace(config, out=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
