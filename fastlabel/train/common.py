@@ -93,7 +93,7 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
         kind = "NFC" if unicodedata.is_normalized("NFC", extra[0]) else "NFD"
         return f"its names are spelled in Unicode's other form, {kind}: {_some(extra)}; rename those folders"
     parts = [f"it lacks {_some(missing)}"] * bool(missing) + [f"it has {_some(extra)} besides"] * bool(extra)
-    advice = "" if extra else "; --allow-missing-classes tests without them"
+    advice = "" if extra else "; train-teacher and train-student take --allow-missing-classes"
     return " and ".join(parts) + advice
 
 

@@ -117,8 +117,8 @@ def dataset(names, path="val.beton"):
 @pytest.mark.parametrize(
     ("theirs", "message"),
     [
-        (NAMES[:-1], r"it lacks 'class7'; --allow-missing-classes"),
-        (NAMES[6:], r"it lacks 'class0', 'class1', 'class2', 'class3', 'class4' and 1 more; --allow"),
+        (NAMES[:-1], r"it lacks 'class7'; train-teacher and train-student take --allow-missing-classes"),
+        (NAMES[6:], r"it lacks 'class0', 'class1', 'class2', 'class3', 'class4' and 1 more; train-teacher"),
         ([*NAMES[1:], "dog"], r"it lacks 'class0' and it has 'dog' besides$"),
         ([*NAMES, "dog"], r"it has 'dog' besides$"),
         (NAMES[::-1], r"in another order, class 0 is 'class7' and not 'class0'$"),
@@ -144,7 +144,7 @@ def test_validation_images_of_some_classes(cli, data, tmp_path):
     command = ["train-teacher", data.train, "--val", data.five, "--arch", "convnet-d1-w8", "--epochs", 1]
     command += ["--batch-size", 8, "--device", "cpu", "--json", "--out", tmp_path / "run"]
     refused = cli(*command)
-    assert refused.exit_code == 2 and "it lacks 'class2', 'class3', 'class4'; --allow" in refused.stderr
+    assert refused.exit_code == 2 and "it lacks 'class2', 'class3', 'class4'; train-teacher and" in refused.stderr
     assert not (tmp_path / "run").exists()
     done = cli(*command, "--allow-missing-classes")
     assert done.exit_code == 0, done.stderr
