@@ -8,8 +8,10 @@ relative over [-87, 88], of which all but 1.2e-7 lies below -10.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from fastlabel.kernels.numba_cache import cached_njit
 
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _LOWEST = np.float32(-87.3)  # below, results would be denormal
@@ -49,7 +51,7 @@ def bits_of_float(typing_context, value):
 
 
 # Contraction into FMA is what keeps x - n ln 2 exact enough; reassociation must not come in here.
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@cached_njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def exp32(x):
     """exp(x) of a float32 up to 88; 0 below -87.3, NaN for NaN."""
     # So large a number has no place for fractions: the sum is rounded to an integer, which are its lowest bits.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
 
+from fastlabel.kernels.common import exp32
 from fastlabel.kernels.common.exp32 import bits_of_float, float_of_bits
+from fastlabel.kernels.numba_cache import cached_njit
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "depends_on": (exp32,), "error_model": "numpy"}
 
 # float32 bits
 _ALL_BUT_SIGN, _INFINITY, _QUIET_NAN = np.int32(0x7FFFFFFF), np.int32(0x7F800000), np.int32(0x7FC00000)
@@ -21,7 +24,7 @@ _HALF, _HALF_BITS = np.float32(0.5), np.int32(126 << 23)
 _UP, _TOP = np.float32(2.0**112), np.int32((255 - 31) << 23)
 
 
-@njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def widen_bfloat16(row, out):
     """Fill out, float32, from bits of bfloat16."""
     bits = out.view(np.int32)
@@ -29,7 +32,7 @@ def widen_bfloat16(row, out):
         bits[j] = np.int32(row[j]) << np.int32(16)
 
 
-@njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def narrow_to_bfloat16(values, row):
     """Fill row, bits of bfloat16, from float32."""
     bits = values.view(np.int32)
@@ -41,7 +44,7 @@ def narrow_to_bfloat16(values, row):
         row[j] = np.uint16(_QUIET_NAN >> np.int32(16)) if nan else np.uint16(rounded)
 
 
-@njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def widen_float16(row, out):
     """Fill out, float32, from bits of float16."""
     for j in range(row.size):
@@ -54,7 +57,7 @@ def widen_float16(row, out):
         out[j] = float_of_bits(magnitude | ((half & _SIGN_OF_HALF) << np.int32(16)))
 
 
-@njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def narrow_to_float16(values, row):
     """Fill row, bits of float16, from float32."""
     for j in range(row.size):

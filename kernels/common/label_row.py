@@ -8,36 +8,39 @@ are empty where labels are in the order of the batch.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numba
 import numpy as np
 
+from fastlabel.kernels import label_format
+from fastlabel.kernels.decode_topk import numba as decode
 from fastlabel.kernels.decode_topk.numba import _tail_log_weight, _weights_of_codes
 from fastlabel.kernels.label_format import LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT, ZERO_MASS
+from fastlabel.kernels.numba_cache import cached_njit
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "depends_on": (decode, label_format), "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def places(label):
     """Classes that each label lists, empty places included."""
     return max(label[1].shape[1], label[3].shape[1])
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def plane_row(label, b):
     """Where the label of row b of the batch lies; -1 where the plane ends before it."""
     row = label[5][b] if label[5].size else b
     return row if 0 <= row < label[0].shape[0] else -1
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def tables(temperature, num_classes):
     """What `read_label` needs beside the label."""
     return _weights_of_codes(temperature), _weights_of_codes(1.0), temperature, num_classes
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def read_label(label, row, decoding, ids, weights):
     """Fill ids (-1: an empty place) and weights; return the rest, the mass, and how many ids are out of range."""
     words, codes, tail, probs, rest, _ = label
@@ -49,7 +52,7 @@ def read_label(label, row, decoding, ids, weights):
     return each, mass, outside
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _read_ids(words, row, may_be_empty, num_classes, ids, K):
     wide, outside = words.shape[1] > K, 0
     for i in range(K):
@@ -60,7 +63,7 @@ def _read_ids(words, row, may_be_empty, num_classes, ids, K):
     return outside
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _coded(codes, tail, row, decoding, weights):
     of_codes, of_codes_at_1, temperature, num_classes = decoding
     K = codes.shape[1]
@@ -82,7 +85,7 @@ def _coded(codes, tail, row, decoding, weights):
     return tail_weight * share, 1.0
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _weighted(probs, rest, row, num_classes, ids, weights):
     mass, unlisted = 0.0, num_classes
     for i in range(probs.shape[1]):

@@ -6,10 +6,12 @@ Every function is compiled for one set of types: class ids come as 16-bit words.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
 
+from fastlabel.kernels import label_format
 from fastlabel.kernels.label_format import (
     CODES_PER_NAT,
     LOG_ODDS_OFFSET,
@@ -19,12 +21,15 @@ from fastlabel.kernels.label_format import (
     ZERO_CODE,
     ZERO_MASS,
 )
+from fastlabel.kernels.numba_cache import cached_njit
 
 UNIFORM, RENORMALISE, ZERO = range(3)
 assert TAIL_MODELS == ("uniform", "renormalise", "zero")
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "depends_on": (label_format,)}
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+
+@cached_njit(**_OPTIONS)
 def _weights_of_codes(temperature):
     weights = np.empty(256)
     for code in range(256):
@@ -33,7 +38,7 @@ def _weights_of_codes(temperature):
     return weights
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _tail_log_weight(codes, tail, weights_at_1, log_rest, temperature):
     """Log-weight of one tail class relative to the top class: the algebra of reference.py, for one row."""
     kept, last = 0.0, 0
@@ -55,7 +60,7 @@ def _tail_log_weight(codes, tail, weights_at_1, log_rest, temperature):
     return lam
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _decode_row(words, codes, scale, tail_weight, rest, weights, tail_model, out):
     """Write one row; return how many class ids lie outside it (skipped)."""
     total, outside = rest * tail_weight, 0
@@ -74,7 +79,7 @@ def _decode_row(words, codes, scale, tail_weight, rest, weights, tail_model, out
     return outside
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+@cached_njit(parallel=True, **_OPTIONS)
 def decode_topk_numba(words, codes, tail, rows, temperature, tail_model, out):
     """Write the probabilities of the labels `rows` of a plane into `out` [B, C], float32.
 

@@ -6,10 +6,12 @@ Every function is compiled for one set of types: float32 logits, and class ids a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
 
+from fastlabel.kernels import label_format
 from fastlabel.kernels.encode_topk import weight
 from fastlabel.kernels.label_format import (
     CODES_PER_NAT,
@@ -22,6 +24,7 @@ from fastlabel.kernels.label_format import (
     ZERO_CODE,
     ZERO_MASS,
 )
+from fastlabel.kernels.numba_cache import cached_njit
 
 SORT_FROM = 384  # kept classes: from here sorting the whole row beats insertion (measured at C=1000)
 BLOCK = 64  # logits that are compared at once with the least of the kept ones
@@ -30,15 +33,16 @@ _LOG2_E, _LARGEST_POWER, _ONE, _ZERO = (np.float32(x) for x in (weight.LOG2_E, w
 _C1, _C2, _C3, _C4, _C5 = (np.float32(c) for c in (weight.C1, weight.C2, weight.C3, weight.C4, weight.C5))
 _LOWEST = np.int64(-(1 << 63))
 _LOW_WORD = np.int64(0xFFFFFFFF)
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "depends_on": (label_format, weight)}
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _steps(nats, per_nat, largest):
     # Clamped before the conversion to an integer, which is undefined for infinity.
     return np.int64(min(max(nats * per_nat + 0.5, 0.0), float(largest)))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _weight(gap):
     """weight.py, operation by operation: no contraction into FMA, which would round differently."""
     power = min(gap * _LOG2_E, _LARGEST_POWER)
@@ -48,7 +52,7 @@ def _weight(gap):
     return p * np.int32((127 - whole) << 23).view(np.float32)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _order(bits, ordered):
     """Integers in the order of the float32 logits with these bits, -0.0 as 0.0; NaN has a place too."""
     for j in range(bits.size):
@@ -56,18 +60,18 @@ def _order(bits, ordered):
         ordered[j] = np.int32(0) if order == -1 else order
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _key(ordered, j):
     """Unique keys: a larger logit first, of equal ones the lower class."""
     return (np.int64(ordered[j]) << 32) | (_LOW_WORD - j)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _class(key):
     return _LOW_WORD - (key & _LOW_WORD)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _insert(keys, key):
     """Put a key into its place; the lowest one falls out. Without branches, so that it is vector instructions."""
     for i in range(keys.size - 1, 0, -1):
@@ -75,7 +79,7 @@ def _insert(keys, key):
     keys[0] = max(keys[0], key)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _count_above(ordered, limit):
     count = np.int32(0)
     for i in range(ordered.size):
@@ -83,7 +87,7 @@ def _count_above(ordered, limit):
     return count
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _largest_by_insertion(ordered, keys):
     """Fill `keys` with the largest keys of a row, downwards. Most blocks of a long row are only counted."""
     keys[:] = _LOWEST
@@ -100,7 +104,7 @@ def _largest_by_insertion(ordered, keys):
                 limit = np.int32(keys[keys.size - 1] >> 32)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _largest_by_sort(ordered, keys):
     """Fill `keys` with the largest keys of a row, downwards."""
     whole_row = np.empty(ordered.size, np.int64)
@@ -112,7 +116,7 @@ def _largest_by_sort(ordered, keys):
 
 
 # Only the order of the sums is left to the compiler; each term is rounded as written.
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+@cached_njit(fastmath={"reassoc"}, **_OPTIONS)
 def _sum_tail(row, highest):
     """Sum of weights and of gaps below `highest` over all classes, and how many are at -inf.
 
@@ -127,7 +131,7 @@ def _sum_tail(row, highest):
     return weights, gaps, holes
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _encode_tail(row, top, highest, kept_sum, k, tail):
     weights, gaps, holes = _sum_tail(row, highest)
     drop = np.float64(top) - np.float64(highest)
@@ -137,7 +141,7 @@ def _encode_tail(row, top, highest, kept_sum, k, tail):
         tail[1] = _steps(drop + gaps / (row.size - k), CODES_PER_NAT, LARGEST_MEAN_GAP)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(**_OPTIONS)
 def _encode_row(row, k, words, codes, tail):
     ordered = np.empty(row.size, np.int32)
     keys = np.empty(min(k + 1, row.size), np.int64)
@@ -164,7 +168,7 @@ def _encode_row(row, k, words, codes, tail):
             _encode_tail(row, top, highest, kept_sum, k, tail)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+@cached_njit(parallel=True, **_OPTIONS)
 def encode_topk_numba(logits, words, codes, tail):
     """Encode float32 logits [B, C] into the three given arrays: see `encode_topk`.
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-from fastlabel.kernels.numba_cache import digest
+from fastlabel.kernels.numba_cache import cached_njit
 from fastlabel.kernels.resized_crop import columns, reference, rows, vectors, weights
 from fastlabel.kernels.resized_crop import scratch as scratch_parts
 from fastlabel.kernels.resized_crop.columns import ROWS, place_row, resize_columns, take_row
@@ -16,6 +14,8 @@ from fastlabel.kernels.resized_crop.scratch import axis_parts, bytes_needed, til
 from fastlabel.kernels.resized_crop.weights import axis_weights, taps_at_most
 
 __all__ = ["axis_weights", "resized_crop", "resized_crop_in", "scratch_bytes", "taps_at_most"]
+
+SOURCES = (columns, reference, rows, scratch_parts, vectors, weights)
 
 
 @njit(nogil=True, boundscheck=False)
@@ -70,45 +70,35 @@ def _resize(image, top, left, height, width, flip, out, scratch):
             take_row(out_tile, row, flip, out_rows[begin + row])
 
 
-def _compile(sources: str) -> Any:
-    """The functions that are called from other files: in Numba's cache they are known by ``sources``, too."""
+@cached_njit(nogil=True, depends_on=SOURCES)
+def scratch_bytes(height, width, size):
+    """Bytes of scratch for any crop of size x size from boxes of at most height x width pixels."""
+    return bytes_needed(height, width, size)
 
-    @njit(nogil=True, cache=True)
-    def scratch_bytes(height, width, size):
-        """Bytes of scratch for any crop of size x size from boxes of at most height x width pixels."""
-        _ = sources
-        return bytes_needed(height, width, size)
 
-    @njit(nogil=True, cache=True, boundscheck=False)
-    def resized_crop_in(image, box, out, scratch):
-        """Fill out uint8 [S, S, 3] from image uint8 [H, W, 3] (both contiguous); True when the box could be read.
+@cached_njit(nogil=True, boundscheck=False, depends_on=SOURCES)
+def resized_crop_in(image, box, out, scratch):
+    """Fill out uint8 [S, S, 3] from image uint8 [H, W, 3] (both contiguous); True when the box could be read.
 
-        A box may leave the image only where it is copied without a resize, as pad-crop does. scratch uint8: at least
-        ``scratch_bytes(H, W, S)``, beginning with a cache line if it is to be fast; what it holds does not matter.
-        """
-        _ = sources
-        size = out.shape[0]
-        top, left, height, width = np.int64(box[0]), np.int64(box[1]), np.int64(box[2]), np.int64(box[3])
-        flip = box[4] != 0
-        if height == size and width == size:
-            _copy(image, top, left, flip, out)
-            return True
-        if height < 1 or width < 1 or top < 0 or left < 0:
-            return False
-        if top + height > image.shape[0] or left + width > image.shape[1]:
-            return False
-        _resize(image, top, left, height, width, flip, out, scratch)
+    A box may leave the image only where it is copied without a resize, as pad-crop does. scratch uint8: at least
+    ``scratch_bytes(H, W, S)``, beginning with a cache line if it is to be fast; what it holds does not matter.
+    """
+    size = out.shape[0]
+    top, left, height, width = np.int64(box[0]), np.int64(box[1]), np.int64(box[2]), np.int64(box[3])
+    flip = box[4] != 0
+    if height == size and width == size:
+        _copy(image, top, left, flip, out)
         return True
-
-    @njit(nogil=True, cache=True)
-    def resized_crop(image, box, out):
-        """``resized_crop_in`` with scratch memory of its own."""
-        _ = sources
-        scratch = np.empty(bytes_needed(image.shape[0], image.shape[1], out.shape[0]), np.uint8)
-        return resized_crop_in(image, box, out, scratch)
-
-    return scratch_bytes, resized_crop_in, resized_crop
+    if height < 1 or width < 1 or top < 0 or left < 0:
+        return False
+    if top + height > image.shape[0] or left + width > image.shape[1]:
+        return False
+    _resize(image, top, left, height, width, flip, out, scratch)
+    return True
 
 
-SOURCES = (columns, reference, rows, scratch_parts, vectors, weights)
-scratch_bytes, resized_crop_in, resized_crop = _compile(digest(SOURCES))
+@cached_njit(nogil=True, depends_on=SOURCES)
+def resized_crop(image, box, out):
+    """``resized_crop_in`` with scratch memory of its own."""
+    scratch = np.empty(bytes_needed(image.shape[0], image.shape[1], out.shape[0]), np.uint8)
+    return resized_crop_in(image, box, out, scratch)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from fastlabel.kernels.numba_cache import cached_njit
+from fastlabel.kernels.resized_crop import reference
 from fastlabel.kernels.resized_crop.reference import WEIGHT_BITS
 
 GROUP = 2  # taps are handled in pairs, see vectors.py
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True, depends_on=(reference,))
 def taps_at_most(length, size):
     """How many input pixels one output pixel reads, at most, rounded up to pairs.
 
@@ -19,7 +20,7 @@ def taps_at_most(length, size):
     return (2 * max(length, size) + GROUP * size - 1) // (GROUP * size) * GROUP
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@cached_njit(nogil=True, error_model="numpy", depends_on=(reference,))
 def axis_weights(length, size, first, weights):
     """Fill first int32 [size] and weights int16 [size, taps]: output i reads inputs first[i], first[i] + 1, ..."""
     taps = weights.shape[1]

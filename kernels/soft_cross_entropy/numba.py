@@ -7,22 +7,26 @@ nothing cancels. Sums go through float32 over at most 1,024 classes, then throug
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
+from fastlabel.kernels.common import exp32 as exp32_file
+from fastlabel.kernels.common import half, label_row
 from fastlabel.kernels.common.exp32 import exp32, float_of_bits
 from fastlabel.kernels.common.half import narrow_to_bfloat16, narrow_to_float16, widen_bfloat16, widen_float16
 from fastlabel.kernels.common.label_row import places, plane_row, read_label, tables
+from fastlabel.kernels.numba_cache import cached_njit
 
 FLOAT, BFLOAT16, FLOAT16 = range(3)  # what the 16-bit words of logits are; FLOAT: the dtype of the losses
 
 _TILE = 1024  # classes
 _SIGN_BIT, _ALL_BUT_SIGN = np.int32(31), np.int32(0x7FFFFFFF)
 _SUM = {"reassoc", "contract", "nsz"}  # what LLVM needs to vectorise a sum; NaN and infinity keep their meaning
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "depends_on": (exp32_file, half, label_row), "error_model": "numpy"}
 
 
 def _exp(x):
@@ -34,13 +38,13 @@ def _exp_overload(x):
     return (lambda x: exp32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _ordered(bits):
     """Maps the bits of a float32 to integers in the same order, and back; a positive NaN is above infinity."""
     return bits ^ ((bits >> _SIGN_BIT) & _ALL_BUT_SIGN)
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _top_of_float32(row):
     # A maximum of integers is vectorised; one of floats is not, for NaN's sake.
     bits = row.view(np.int32)
@@ -59,7 +63,7 @@ def _top_overload(row):
     return (lambda row: _top_of_float32(row)) if row.dtype == types.float32 else (lambda row: row.max())
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _load(words, kind, buffer):
     """A row of logits as numbers to compute with: itself, or converted into the buffer."""
     if kind == BFLOAT16:
@@ -69,7 +73,7 @@ def _load(words, kind, buffer):
     return words.view(buffer.dtype) if kind == FLOAT else buffer
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _store(values, kind, words):
     """Round a row of results, computed in the buffer, unless it was computed in place."""
     if kind == BFLOAT16:
@@ -78,7 +82,7 @@ def _store(values, kind, words):
         narrow_to_float16(values.view(np.float32), words)
 
 
-@numba.njit(fastmath=_SUM, **_OPTIONS)
+@cached_njit(fastmath=_SUM, **_OPTIONS)
 def _sum_exp(row, top, scale, gaps):
     """Fill gaps with top - row; return the sum of exp(-scale * gap)."""
     total = 0.0
@@ -94,7 +98,7 @@ def _sum_exp(row, top, scale, gaps):
     return total
 
 
-@numba.njit(fastmath=_SUM, **_OPTIONS)
+@cached_njit(fastmath=_SUM, **_OPTIONS)
 def _wide_sum(values):
     total = 0.0
     for j in range(values.size):
@@ -102,7 +106,7 @@ def _wide_sum(values):
     return total
 
 
-@numba.njit(fastmath=_SUM, **_OPTIONS)
+@cached_njit(fastmath=_SUM, **_OPTIONS)
 def _sum(values):
     total = 0.0
     for start in range(0, values.size, _TILE):
@@ -114,7 +118,7 @@ def _sum(values):
     return total
 
 
-@numba.njit(fastmath={"contract"}, **_OPTIONS)
+@cached_njit(fastmath={"contract"}, **_OPTIONS)
 def _softmax(row, stats, scale, factor, base, out):
     """Fill out with factor * softmax(row) - base."""
     top, log_sum = stats[0], stats[1]
@@ -123,7 +127,7 @@ def _softmax(row, stats, scale, factor, base, out):
         out[j] = factor * _exp((row[j] - top) * scale - log_sum) - base
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _label_loss(label, b, share, decoding, gaps, scale, log_sum, scratch):
     """A label's share of row b's loss; how many rows and class ids are out of range. Gaps are left as they came.
 
@@ -151,7 +155,7 @@ def _label_loss(label, b, share, decoding, gaps, scale, log_sum, scratch):
     return (share * loss if share != 0 else 0.0), 0, outside
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _shares(b, mix, hard, hard_weight):
     """How much of row b's target the first label, the second and the hard target make up."""
     hard_share = np.float64(hard_weight[b]) if hard.size else 0.0
@@ -159,13 +163,13 @@ def _shares(b, mix, hard, hard_weight):
     return (1 - hard_share) * first, (1 - hard_share) * (1 - first), hard_share
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _scratch(first, second):
     K = max(places(first), places(second))
     return np.empty(K, np.int64), np.empty(K), np.empty(K)
 
 
-@numba.njit(parallel=True, **_OPTIONS)
+@cached_njit(parallel=True, **_OPTIONS)
 def forward(logits, kind, first, second, mix, hard, hard_weight, temperatures, loss, stats, parts):
     """Fill `loss` [B] and `stats` [B, 2] (top logit, and log-sum-exp above it), both float32 or both float64.
 
@@ -201,7 +205,7 @@ def forward(logits, kind, first, second, mix, hard, hard_weight, temperatures, l
     return bad_rows, bad_ids, bad_targets
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _read(label, b, decoding, ids, weights):
     """As read_label, for row b of the batch; the rest is NaN where that row or a class id is out of range."""
     row = plane_row(label, b)
@@ -212,14 +216,14 @@ def _read(label, b, decoding, ids, weights):
     return (rest if outside == 0 else np.nan), mass
 
 
-@numba.njit(**_OPTIONS)
+@cached_njit(**_OPTIONS)
 def _subtract_listed(gradient, label, ids, weights, rest, factor):
     for i in range(places(label)):
         if ids[i] >= 0:
             gradient[ids[i]] -= factor * (weights[i] - rest)
 
 
-@numba.njit(parallel=True, **_OPTIONS)
+@cached_njit(parallel=True, **_OPTIONS)
 def backward(grad, logits, kind, stats, first, second, mix, hard, hard_weight, temperatures, gradient, parts):
     """Fill `gradient`, words as `logits`, from `grad` [B], the gradient in the losses; the rest as in `forward`.
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from fastlabel.kernels.numba_cache import cached_njit
+from fastlabel.kernels.view_boxes import reference
 from fastlabel.kernels.view_boxes.reference import ATTEMPTS, CENTER, PAD_CROP, RANDOM_RESIZED_CROP
 
 # numba turns uint64 with int64 into float64: every constant below is a uint64.
@@ -96,7 +98,7 @@ def _box(kind, p, aspects_q16, size, seed, view, sample, height, width):
     return zero, zero, height, width, zero
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+@cached_njit(parallel=True, nogil=True, error_model="numpy", depends_on=(reference,))
 def view_boxes(kind, p, aspects_q16, size, seed, view, ids, heights, widths, out):
     """Fill out int32 [B, 5] with top, left, height, width, flip."""
     for b in prange(len(ids)):
@@ -105,7 +107,7 @@ def view_boxes(kind, p, aspects_q16, size, seed, view, ids, heights, widths, out
             out[b, i] = box[i]
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+@cached_njit(parallel=True, nogil=True, error_model="numpy", depends_on=(reference,))
 def random_keys(seed, stream, index, ids, out):
     """Fill out uint64 [B] with a random key for each id, for sorting into a random order."""
     last = np.uint64(stream) << np.uint64(16)

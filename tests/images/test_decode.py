@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from fastlabel.images.loader import ImageLoader
 from fastlabel.images.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, Decompressors, decode_jpeg
 from fastlabel.images.workspace import Workspace
 from fastlabel.kernels.numba_cache import digest
-from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop import resized_crop, resized_crop_reference
 from fastlabel.views import ViewPolicy
 from tests.betons import WriteBeton
@@ -206,11 +204,7 @@ def test_explanations(write_beton: WriteBeton) -> None:
 
 def test_compiled_code_is_not_reused_after_a_kernel_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Numba's cache on disk looks at closures and at the function's own file, not at the files of its callees."""
-    for kernel, modules in (
-        (decode_views, decode_module.COMPILED),
-        *((function, crop_kernel.SOURCES) for function in (crop_kernel.resized_crop, crop_kernel.resized_crop_in)),
-        (crop_kernel.scratch_bytes, crop_kernel.SOURCES),
-    ):
+    for kernel, modules in ((decode_views, decode_module.COMPILED),):
         before = digest(modules)
         closure: tuple[Any, ...] = kernel.py_func.__closure__
         assert before in [cell.cell_contents for cell in closure]
@@ -221,12 +215,3 @@ def test_compiled_code_is_not_reused_after_a_kernel_changed(monkeypatch: pytest.
                 patch.setattr(module, "__file__", str(changed))
                 assert digest(modules) != before
         assert digest(modules) == before
-
-
-def test_every_file_of_the_crop_is_in_its_digest() -> None:
-    """A kernel file that is forgotten in SOURCES would go on as it was, in a cache on disk."""
-    folder, package = Path(str(crop_kernel.__file__)).parent, "fastlabel.kernels.resized_crop."
-    named = {Path(str(module.__file__)).name for module in (crop_kernel, *crop_kernel.SOURCES)}
-    nodes = [node for name in named for node in ast.walk(ast.parse((folder / name).read_text()))]
-    imported = {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert {name.rpartition(".")[2] + ".py" for name in imported if name.startswith(package)} <= named
