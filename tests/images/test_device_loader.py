@@ -222,6 +222,23 @@ def test_a_buffer_is_used_again_after_its_copy_only(monkeypatch: pytest.MonkeyPa
     assert len(set(addresses)) == BUFFERS and addresses[:BUFFERS] * 3 == addresses
 
 
+@pytest.mark.fault("17.B11 a thread that waited for a copy spun on a core of the decoders")
+def test_who_waits_for_a_copy_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, bool]] = []
+
+    class Event:
+        def __init__(self, **options: bool) -> None:
+            made.append(options)
+
+        def record(self, stream: object) -> None:
+            assert stream == "the copies"
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    staging = Staging(torch.device("cpu"), 100)
+    staging._stream = "the copies"
+    assert isinstance(staging.event(), Event) and made == [{"blocking": True}]
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_bytes(beton: Beton, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(0).permutation(17).astype(np.int64)
