@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fastlabel.arguments import integer, integer_between, integer_vector
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
+from fastlabel.system.arguments import integer, integer_between, integer_vector
 from fastlabel.views import MAX_SEED, MAX_VIEW
 
 Int64s = npt.NDArray[np.int64]

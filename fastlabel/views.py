@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastlabel.arguments import boolean, integer_between, one_of, pair
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
+from fastlabel.system.arguments import boolean, integer_between, one_of, pair
 
 KINDS = {
     "random-resized-crop": kernel.RANDOM_RESIZED_CROP,

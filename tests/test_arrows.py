@@ -17,7 +17,6 @@ LINKS = ("kernels", "cli", "benchmarks")
 # A folder (or a module at the root) may import those before it: one line a folder.
 ORDER = [
     "errors",
-    "arguments",
     "digests",
     "kernels",
     "models",
@@ -44,7 +43,6 @@ ORDER = [
 # Narrower than the order: these may import, of ours, nothing else.
 ONLY: dict[str, set[str]] = {
     "errors": set(),
-    "arguments": {"errors"},
     "digests": set(),
     "kernels": set(),
     "models": {"errors"},

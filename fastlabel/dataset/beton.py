@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.arguments import one_of
 from fastlabel.dataset import ffcv_api as ffcv
 from fastlabel.errors import DatasetError
+from fastlabel.system.arguments import one_of
 from fastlabel.system.progress import Progress
 
 IMAGE_FIELD, LABEL_FIELD = "image", "label"

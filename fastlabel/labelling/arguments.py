@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastlabel.arguments import at_least, boolean, integer, integer_between, one_of
+from fastlabel.system.arguments import at_least, boolean, integer, integer_between, one_of
 from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy

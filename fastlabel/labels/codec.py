@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlabel.arguments import one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.kernels.label_format import CODES_PER_NAT, LOG_ODDS_OFFSET, LOG_ODDS_PER_NAT
 from fastlabel.labels.topk import TopKLabels
+from fastlabel.system.arguments import one_of
 
 _FORMAT = {
     "name": "topk-log8",

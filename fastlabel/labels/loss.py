@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, float32, float64, full
 
-from fastlabel.arguments import boolean, one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import PlaneLabels, TopKLabels, check_temperature
+from fastlabel.system.arguments import boolean, one_of
 
 SoftLabels = TopKLabels | SparseLabels
 EXTREME = 1e30  # temperatures beyond, or below its inverse, leave float32

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastlabel.arguments import at_least, integer, one_of
 from fastlabel.errors import InputError
 from fastlabel.labels.indexing import Rows, as_index
+from fastlabel.system.arguments import at_least, integer, one_of
 from fastlabel.system.devices import as_device
 
 MAX_CLASSES = 1 << 31  # exclusive: class ids are int32

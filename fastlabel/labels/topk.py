@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlabel.arguments import one_of
 from fastlabel.errors import InputError
 from fastlabel.kernels import label_format
 from fastlabel.kernels.decode_topk import decode_topk, topk_probabilities
 from fastlabel.kernels.label_format import TAIL_MODELS, check_labels, classes_dtype, widen
 from fastlabel.labels.indexing import Rows, as_index
 from fastlabel.labels.sparse import SparseLabels
+from fastlabel.system.arguments import one_of
 from fastlabel.system.devices import as_device
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.arguments import integer_vector
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError
 from fastlabel.loading.plan import Batching
 from fastlabel.loading.share import Share
 from fastlabel.store.store import LabelStore
+from fastlabel.system.arguments import integer_vector
 
 
 def check_share(batching: Batching, share: Share) -> None:

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastlabel.arguments import at_least, integer_between, integer_vector, one_of
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import canonical_digest, ids_digest
 from fastlabel.errors import InputError, MissingLabelsError
@@ -25,6 +24,7 @@ from fastlabel.loading.share import Share
 from fastlabel.loading.state import Place, place_from_dict, place_to_dict
 from fastlabel.store.plane import PlaneStack
 from fastlabel.store.store import LabelStore
+from fastlabel.system.arguments import at_least, integer_between, integer_vector, one_of
 from fastlabel.system.devices import pick_device
 from fastlabel.views import MAX_VIEW, ViewPolicy
 

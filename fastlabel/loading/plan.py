@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.arguments import at_least, boolean, integer_between
 from fastlabel.errors import InputError
 from fastlabel.sampling import random_order, view_of_epoch
+from fastlabel.system.arguments import at_least, boolean, integer_between
 from fastlabel.views import MAX_SEED
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.arguments import at_least, integer_between
 from fastlabel.errors import InputError
+from fastlabel.system.arguments import at_least, integer_between
 from fastlabel.system.ranks import Ranks
 
 

@@ -14,7 +14,6 @@ import zarr
 from numcodecs import Blosc
 from numpy.typing import NDArray
 
-from fastlabel.arguments import integer, one_of
 from fastlabel.digests import ids_digest
 from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels.codec import TopKCodec
@@ -25,6 +24,7 @@ from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS
 from fastlabel.store.manifest import Manifest, check_version
 from fastlabel.store.plane import LabelPlane
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
+from fastlabel.system.arguments import integer, one_of
 from fastlabel.system.atomic_files import PARTIAL, appearing, replace_folder
 from fastlabel.system.devices import pick_device
 from fastlabel.views import ViewPolicy

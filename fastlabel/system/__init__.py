@@ -1,1 +1,1 @@
-"""The machine under a run: files, processes, signals, devices."""
+"""The machine under a run, and what its callers give: files, processes, signals, devices, arguments."""

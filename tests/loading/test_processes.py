@@ -23,11 +23,8 @@ from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.system import forks
 from fastlabel.views import ViewPolicy
 
-pytestmark = [
-    # Python 3.12 warns of every fork of a process that has threads, which this one has.
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
-    pytest.mark.fault("11.10 a loader in a forked process"),
-]
+# Python 3.12 warns of every fork of a process that has threads, which this one has.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 MakeStore = Callable[..., Path]
 Shown = list[tuple[list[int], bytes, list[float]]]
 PATIENCE = 240  # seconds for a child; a hang is what these tests look for
@@ -71,6 +68,7 @@ def ask(method: str, target: Callable[..., None], *arguments: Any) -> Any:
         child.kill()
 
 
+@pytest.mark.fault("11.10 a loader in a forked process")
 @pytest.mark.parametrize("M", [1, 2])
 def test_a_used_loader_is_forked(photos: Path, make_store: MakeStore, M: int) -> None:
     store = make_store(views=4)
@@ -82,6 +80,7 @@ def test_a_used_loader_is_forked(photos: Path, make_store: MakeStore, M: int) ->
     assert shown(loader) == wanted[1]
 
 
+@pytest.mark.fault("11.10 a loader in a forked process")
 def test_a_loader_is_forked_in_the_middle_of_an_epoch(photos: Path, make_store: MakeStore) -> None:
     store = make_store()
     wanted = shown(SoftLabelLoader(photos, store, 2))
@@ -93,6 +92,7 @@ def test_a_loader_is_forked_in_the_middle_of_an_epoch(photos: Path, make_store: 
     assert first + shown(iterator) == wanted
 
 
+@pytest.mark.fault("11.10 a loader in a forked process")
 def test_a_fork_waits_for_a_batch_in_hand(photos: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second later it is decoded; one that never ends does not keep a fork for ever."""
     store = make_store()
