@@ -127,5 +127,5 @@ def _colours(text: str) -> tuple[float, ...]:
 
 def _pixels(text: str) -> int:
     if int(text) < 1:
-        raise ValueError(f"{text} is no size in pixels")
+        raise ValueError(f"expected a size in pixels, found {text}")
     return int(text)

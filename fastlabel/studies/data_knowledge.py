@@ -44,7 +44,7 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
 
 def _check_top_k(k: str, num_classes: int) -> None:
     if k not in (ALL, HARD) and not (k.isdigit() and 1 <= int(k) <= num_classes):
-        raise InputError(f"top-k {k!r} is none of 1 to {num_classes}, {ALL} and {HARD}")
+        raise InputError(f"top-k must be 1 to {num_classes}, {ALL} or {HARD}, found {k!r}")
 
 
 def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels | None:

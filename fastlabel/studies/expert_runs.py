@@ -67,7 +67,9 @@ class ExpertRun:
         try:
             return json.loads((self.folder / "config.json").read_text())["run"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.folder} is no run of experts or teachers: no readable config.json") from error
+            raise InputError(
+                f"{self.folder} is not a run of experts or teachers: it has no readable config.json"
+            ) from error
 
     def _metrics(self) -> dict[int, dict[str, Any]]:
         return {line["epoch"]: line for line in Run(self.folder, {}).metrics()}

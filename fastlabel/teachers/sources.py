@@ -60,7 +60,7 @@ def _checkpoint(spec: TeacherSpec, path: Path, content: object, views_size: int 
     spec.check_arch(own.arch)
     found = resolve(spec, {}, {"mean": own.mean, "std": own.std})
     if (found["mean"], found["std"]) != (own.mean, own.std):
-        raise InputError(f"{path} says its mean and std itself ({own.mean}, {own.std}): leave --mean and --std away")
+        raise InputError(f"{path} says its mean and std itself ({own.mean}, {own.std}): omit --mean and --std")
     return teacher
 
 

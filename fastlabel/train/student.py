@@ -89,9 +89,9 @@ class StudentConfig:
             raise InputError(f"unknown kind of labels {self.labels!r}: known are {', '.join(LABELS)}")
         images_per_batch(self.recipe.batch_size, self.views_per_image)
         if (self.labels == "online") != (self.teacher is not None):
-            raise InputError(f"a teacher's checkpoint goes with online labels: labels are {self.labels}")
+            raise InputError(f"a teacher is given for online labels, and only for these: labels are {self.labels}")
         if self.labels != "hard" and self.recipe.label_smoothing:
-            raise InputError("label smoothing is for hard labels: soft labels say by themselves how sure they are")
+            raise InputError("label smoothing is for hard labels: leave it at 0 with soft ones")
         if self.labels == "hard" and (self.label_temperature != 1 or self.student_temperature != 1):
             raise InputError("temperatures are for soft labels: leave them at 1 with hard labels")
 

@@ -71,7 +71,7 @@ def test_subset_file(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> N
         (["--mean", "0.5,0.5,0.5"], 2, "says its mean and std itself"),
         (["--mean", "0.5,red"], 2, "--mean: could not convert string to float: 'red'"),
         (["--arch", "resnet18", "--arch", "-", "--arch", "-"], 2, "--arch is given 3 times for 1 teachers"),
-        (["--teacher-size", 0], 2, "0 is no size in pixels"),
+        (["--teacher-size", 0], 2, "expected a size in pixels, found 0"),
         (["--ipc", 9], 2, "class 0 has 4 images"),
         (["--view-policy", "zoom"], 2, "'zoom' is not one of"),
     ],

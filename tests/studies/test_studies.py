@@ -336,7 +336,7 @@ def test_a_class_without_a_test_image(data, experts, tmp_path):
         ("temperature", {"temperature": (0.0,)}, "temperature"),
         ("label-swap", {"rank": (5,)}, r"ranks to swap are 1 \(the top class\) to 4, not \[5\]"),
         ("label-swap", {"epoch": (1, 2)}, "one --epoch, not 1, 2"),
-        ("data-knowledge", {"top-k": ("6",)}, "top-k '6' is none of 1 to 5, all and hard"),
+        ("data-knowledge", {"top-k": ("6",)}, "top-k must be 1 to 5, all or hard, found '6'"),
         ("data-knowledge", {"rest": ("half",)}, "unknown rest half: known are zero, renormalise, tail"),
         ("data-knowledge", {"epoch": (1, 2)}, "one --epoch, not 1, 2"),
         ("zero-shot", {"class": (5,)}, r"classes are 0 to 4, not \[5\]"),
