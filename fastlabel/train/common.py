@@ -78,7 +78,7 @@ def check_same_classes(data: Beton, val: Beton, allow_missing: bool = False) -> 
         raise InputError(f"{val.path} has other classes than {data.path}: {_difference(ours, theirs)}")
     if val.num_classes > data.num_classes:
         raise InputError(
-            f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: they must have the same classes"
+            f"{val.path} has {val.num_classes} classes and {data.path} {data.num_classes}: they must have the same"
         )
     return None
 
