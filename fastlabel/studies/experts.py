@@ -35,8 +35,9 @@ from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 
+# As in the code of arXiv 2406.10485.
 PAPER_RECIPE = Recipe(
-    epochs=20, batch_size=256, lr=5e-4, momentum=0.9, nesterov=False, weight_decay=0.0, schedule="constant"
+    epochs=20, batch_size=256, lr=1e-3, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
 )
 
 
