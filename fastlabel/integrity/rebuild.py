@@ -17,7 +17,7 @@ from fastlabel.sampling import images_per_class
 from fastlabel.store import layout as nodes
 from fastlabel.store.layout import NODE
 from fastlabel.store.store import LabelStore
-from fastlabel.system.atomic_files import fsync, write_durably
+from fastlabel.system.atomic_files import fsync, write_file
 
 
 def check_manifests(metadata: Metadata) -> None:
@@ -61,7 +61,7 @@ def put_file(root: Path, file: str, content: bytes) -> None:
     """Put a file into a store, durably."""
     path = root / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, content)
+    write_file(path, content)
     for folder in path.relative_to(root).parents:
         fsync(root / folder)
 

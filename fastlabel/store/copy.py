@@ -13,7 +13,7 @@ from fastlabel.store import units as commit
 from fastlabel.store.manifest import Manifest
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
-from fastlabel.system.atomic_files import appearing
+from fastlabel.system.atomic_files import new_folder
 from fastlabel.system.progress import Progress
 
 
@@ -68,7 +68,7 @@ def copy_store(
     out = Path(out)
     if out.resolve().is_relative_to(store.path.resolve()):
         raise InputError(f"{out} lies inside of the store {store.path}; choose a path outside of it")
-    with appearing(out) as folder:
+    with new_folder(out) as folder:
         LabelStore.create_at(folder, manifest, store.segments, store.class_names)
         copied, nbytes = _copy_units(store, folder, manifest, numbers, progress)
     units = sum(1 for _ in commit.addresses(manifest)) * len(numbers)

@@ -14,7 +14,7 @@ from fastlabel.digests import canonical_digest
 from fastlabel.errors import StoreError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.store.manifest import Manifest
-from fastlabel.system.atomic_files import write_durably
+from fastlabel.system.atomic_files import write_file
 
 Node = dict[str, Any]  # the content of a zarr.json
 ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS = "fastlabel", "class_names", "samples", "units"
@@ -71,14 +71,14 @@ def lengthen_array(array: Path, manifest: Manifest) -> None:
     views, rows, width = node["shape"]
     shape = [max(views, manifest.num_views), max(rows, manifest.num_rows), width]
     if shape != node["shape"]:
-        write_durably(array / NODE, node_text(node | {"shape": shape}))
+        write_file(array / NODE, node_text(node | {"shape": shape}))
 
 
 def replace_manifest(root: Path, manifest: Manifest) -> None:
     """Give a store its new extent, at once and durably."""
     node = read_node(root)
     node["attributes"][ATTRIBUTE] = manifest.root_dict()
-    write_durably(root / NODE, node_text(node))
+    write_file(root / NODE, node_text(node))
 
 
 def bare_node(node: Node) -> Node:

@@ -25,7 +25,7 @@ from fastlabel.store.manifest import Manifest, check_version
 from fastlabel.store.plane import LabelPlane
 from fastlabel.store.units import ARRAYS, Record, UnitAddress
 from fastlabel.system.arguments import integer, one_of
-from fastlabel.system.atomic_files import PARTIAL, appearing, replace_folder
+from fastlabel.system.atomic_files import new_folder
 from fastlabel.system.devices import pick_device
 from fastlabel.views import ViewPolicy
 
@@ -82,7 +82,7 @@ class LabelStore:
         """
         path = Path(path)
         manifest.validate()
-        with appearing(path) as folder:
+        with new_folder(path) as folder:
             cls.create_at(folder, manifest, segments, class_names)
         return cls.open(path)
 
@@ -130,9 +130,9 @@ class LabelStore:
                 f"{self.path} has labels at {self.path / name} that its manifest does not name: its zarr.json is older "
                 "than they are; put the newer one back, or move them away"
             )
-        create(name + PARTIAL)
-        nodes.seal(self.path / (name + PARTIAL))
-        replace_folder(self.path / (name + PARTIAL), self.path / name)
+        with new_folder(self.path / name, replace=True) as folder:
+            create(folder.relative_to(self.path).as_posix())
+            nodes.seal(folder)
 
     @property
     def views(self) -> ViewPolicy:

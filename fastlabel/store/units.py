@@ -27,7 +27,7 @@ from fastlabel.digests import canonical_json
 from fastlabel.errors import StoreError
 from fastlabel.store.layout import UNITS, node_text, sealed_node
 from fastlabel.store.manifest import Manifest
-from fastlabel.system.atomic_files import PARTIAL, fsync, write_durably
+from fastlabel.system.atomic_files import PARTIAL, fsync, write_file
 
 ARRAYS = ("classes", "codes", "tail")
 RECORD_KEY = "fastlabel"
@@ -128,7 +128,7 @@ def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
 def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
     path = record_path(root, teacher, at)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, node_text(record_node(record)))
+    write_file(path, node_text(record_node(record)))
     fsync(path.parent.parent)
 
 

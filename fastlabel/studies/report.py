@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlabel.studies.results import Rows
-from fastlabel.train.checkpoint import write_atomically
+from fastlabel.system.atomic_files import write_file
 
 NAMES = {
     "accuracy": "test accuracy, %",
@@ -55,10 +55,10 @@ class Report:
 
 def write_results(out: Path, title: str, facts: Mapping[str, str], rows: Rows, report: Report) -> None:
     """Write all three files, each whole or not at all."""
-    write_atomically(out / "results.csv", _csv(rows).encode())
+    write_file(out / "results.csv", _csv(rows))
     if report.panels:
-        write_atomically(out / "figure.png", _figure(report.panels))
-    write_atomically(out / "report.md", _markdown(title, facts, report).encode())
+        write_file(out / "figure.png", _figure(report.panels))
+    write_file(out / "report.md", _markdown(title, facts, report))
 
 
 def _markdown(title: str, facts: Mapping[str, str], report: Report) -> str:

@@ -28,10 +28,10 @@ from fastlabel.studies.report import Report, write_results
 from fastlabel.studies.resident_loader import ResidentLoader, whole_batches
 from fastlabel.studies.results import Row, Rows
 from fastlabel.studies.study import Ids, Study
+from fastlabel.system.atomic_files import write_file
 from fastlabel.system.host import hardware, versions
 from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
-from fastlabel.train.checkpoint import write_atomically
 from fastlabel.train.common import drops_last, seeded
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Evaluate, Trainer
@@ -137,7 +137,7 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no study (no config.json): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(wanted, indent=1) + "\n").encode())
+    write_file(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

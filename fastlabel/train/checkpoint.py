@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from torch import Tensor
 
 from fastlabel.models.classifier import Classifier
 from fastlabel.models.weights import CHECKPOINT_FORMAT, read_checkpoint
+from fastlabel.system.atomic_files import write_file
 
-__all__ = ["epoch_path", "read_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = ["epoch_path", "read_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(
@@ -41,32 +40,12 @@ def save_checkpoint(
     # torch.save puts the name of the file into its bytes; a buffer has none.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def epoch_path(run: Path, epoch: int) -> Path:
     """Where the checkpoint after `epoch` epochs lies; 0 is the initialisation."""
     return run / f"epoch-{epoch:03d}.pt"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` so that after a crash `path` holds either what it held before or all of `data`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _portable(tensor: Tensor) -> Tensor:

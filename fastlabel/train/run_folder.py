@@ -10,7 +10,8 @@ from typing import Any
 
 from fastlabel.digests import first_difference
 from fastlabel.errors import InputError
-from fastlabel.train.checkpoint import read_checkpoint, write_atomically
+from fastlabel.system.atomic_files import PARTIAL, write_file
+from fastlabel.train.checkpoint import read_checkpoint
 
 STATE = ("optimizer", "loader", "ranks")  # what last.pt holds besides a checkpoint
 _ADDED = {"views_per_image": 1}  # what a run was of which earlier versions of fastlabel wrote nothing
@@ -34,7 +35,7 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: a run needs a folder")
         # A partial file is what a killed run left.
-        partial = list(self.path.glob(".*.partial")) if self.path.is_dir() else []
+        partial = list(self.path.glob(f"*{PARTIAL}")) if self.path.is_dir() else []
         if self.path.is_dir() and set(self.path.iterdir()) - set(partial):
             self._check_same(resume)
             last = self._last()
@@ -42,7 +43,7 @@ class Run:
         else:
             self.path.mkdir(parents=True, exist_ok=True)
             config = {"run": self.identity, "arguments": self.arguments}
-            write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+            write_file(self.path / "config.json", json.dumps(config, indent=2) + "\n")
             last = None
         for path in partial:
             path.unlink(missing_ok=True)
@@ -99,4 +100,4 @@ class Run:
             with open(self.path / "metrics-before.jsonl", "a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in before)
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epoch]
-        write_atomically(self.path / "metrics.jsonl", "".join(kept).encode())
+        write_file(self.path / "metrics.jsonl", "".join(kept))

@@ -1,44 +1,94 @@
-"""Files and folders that are there whole or not at all. Kills are in test_growth."""
+"""Files and folders that are there whole or not at all. Kills are in test_grow and kill_runs."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastlabel.errors import StoreError
+from fastlabel.errors import DatasetError, StoreError
 from fastlabel.store import units as commit
-from fastlabel.system.atomic_files import appearing, fsync, write_durably
+from fastlabel.system.atomic_files import fsync, new_file, new_folder, write_file, write_if_possible
+
+Make = Callable[..., AbstractContextManager[Any]]
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder"
-    with appearing(path) as folder:
-        (folder / "a").write_text("1")
-        assert not path.exists() and folder.parent == path.parent
-    assert [child.name for child in path.parent.iterdir()] == ["folder"] and (path / "a").read_text() == "1"
+def fill(made: Any, text: str = "1") -> None:
+    """Put a text into the file or the folder that is being made."""
+    if isinstance(made, Path):
+        (made / "a").write_text(text)
+    else:
+        made.write(text.encode())
 
 
-def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), appearing(tmp_path / "folder") as folder:
-        (folder / "a").write_text("1")
+def content(path: Path) -> str:
+    return (path / "a" if path.is_dir() else path).read_text()
+
+
+both = pytest.mark.parametrize("make", [new_file, new_folder])
+
+
+@both
+def test_it_appears_when_it_is_whole(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "new" / "it"
+    with make(path) as made:
+        fill(made)
+        assert [child.name for child in path.parent.iterdir()] == ["it.partial"]
+    assert [child.name for child in path.parent.iterdir()] == ["it"] and content(path) == "1"
+
+
+@both
+def test_what_fails_leaves_nothing(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(KeyboardInterrupt), make(tmp_path / "it") as made:
+        fill(made)
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
+@both
 @pytest.mark.parametrize("what", ["file", "folder", "dangling link"])
-def test_nothing_is_overwritten(tmp_path: Path, what: str) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, make: Make, what: str) -> None:
     path = tmp_path / "it"
-    make = {"file": path.touch, "folder": path.mkdir, "dangling link": lambda: path.symlink_to("nowhere")}[what]
-    make()
-    with pytest.raises(StoreError, match="exists already; choose another path"), appearing(path):
+    there = {"file": path.touch, "folder": path.mkdir, "dangling link": lambda: path.symlink_to("nowhere")}[what]
+    there()
+    with pytest.raises(StoreError, match="exists already; choose another path"), make(path):
         pytest.fail("there is something at that path")
+    with pytest.raises(DatasetError, match="exists already"), make(path, error=DatasetError):
+        pytest.fail("there is something at that path")
+    assert [child.name for child in tmp_path.iterdir()] == ["it"]
 
 
-def test_of_two_that_make_the_same_folder_the_second_is_refused(tmp_path: Path) -> None:
+@both
+def test_it_replaces_what_it_may(tmp_path: Path, make: Make) -> None:
+    for text in ("1", "2"):
+        with make(tmp_path / "it", replace=True) as made:
+            fill(made, text)
+        assert content(tmp_path / "it") == text
+    assert [child.name for child in tmp_path.iterdir()] == ["it"]
+
+
+@both
+def test_of_two_that_make_the_same_the_second_is_refused(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "it"
+    with make(path) as made:
+        for error in (StoreError, DatasetError):
+            with pytest.raises(error, match="another process is writing"), make(path, error=error):
+                pytest.fail("it is held")
+        fill(made)
+    assert content(path) == "1" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_somebody_else_made_meanwhile_stays_theirs(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    with pytest.raises(StoreError, match="was made by another process meanwhile"), appearing(path) as folder:
+    with pytest.raises(StoreError, match="was made by another process meanwhile"), new_folder(path) as folder:
         (folder / "mine").touch()
         path.mkdir()
         (path / "theirs").touch()
@@ -46,12 +96,68 @@ def test_of_two_that_make_the_same_folder_the_second_is_refused(tmp_path: Path) 
     assert [child.name for child in tmp_path.iterdir()] == ["folder"]
 
 
+@both
+def test_what_a_killed_process_left_is_begun_anew(tmp_path: Path, make: Make) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom fastlabel.system.atomic_files import *\n"
+        f"with {make.__name__}(Path(sys.argv[1])) as made:\n"
+        "    (made / 'old').write_text('x' * 99) if isinstance(made, Path) else made.write(b'x' * 99)\n"
+        "    made.flush() if not isinstance(made, Path) else None\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "it"
+    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == -signal.SIGKILL
+    assert [child.name for child in tmp_path.iterdir()] == ["it.partial"]
+    with make(path) as made:
+        fill(made)
+    assert content(path) == "1" and [child.name for child in tmp_path.iterdir()] == ["it"]
+    assert not (path / "old").exists()
+
+
 def test_a_small_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for text in ("one", "two ✓"):
-        write_durably(path, text)
+        write_file(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_many_writers_of_a_small_file_wait_for_each_other(tmp_path: Path) -> None:
+    path, failures = tmp_path / "file", list[BaseException]()
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(20):
+                write_file(path, str(number) * 5000)
+                text = path.read_text()
+                assert len(text) == 5000 and len(set(text)) == 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_can_be_computed_again_need_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    write_if_possible(tmp_path / "file", "text")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault("11.13 a full disk names the file")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError, match=r"No space left on device: '.*data\.beton'"), new_file(tmp_path / "data.beton"):
+        os.write(full, b"x")
+    os.close(full)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_vanished(tmp_path: Path) -> None:
