@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from fastlabel.dataset import ffcv_api as ffcv  # repairs what ffcv would do to this process: before all else of it
 from fastlabel.dataset.beton import Beton
+from fastlabel.images import ffcv_api as ffcv  # repairs what ffcv would do to this process: before all else of it
 from fastlabel.images.loader import ImageLoader
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.views import ViewPolicy

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastlabel.dataset.beton import Beton, class_names_path
+from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.class_names import class_names_path
 from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError
 

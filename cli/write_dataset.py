@@ -47,3 +47,5 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
         f"wrote {report.path}: {report.num_samples:,} samples, {len(report.classes):,} classes, "
         f"{report.nbytes:,} bytes ({report.write_mode}), {len(report.left_out):,} left out"
     )
+    if report.not_images:
+        click.echo(f"{len(report.not_images):,} files and folders are no images, for example {report.not_images[0]}")

@@ -50,7 +50,7 @@ ONLY: dict[str, set[str]] = {
 }
 OWNERS = {  # third-party package: who may import it
     "zarr": {"store"},
-    "ffcv": {"dataset", "images", "benchmarks"},  # benchmarks: as a peer
+    "ffcv": {"images", "benchmarks"},  # benchmarks: as a peer
     "click": {"cli", "benchmarks"},
     "triton": {"kernels", "benchmarks"},  # benchmarks: to look at compiled kernels
 }

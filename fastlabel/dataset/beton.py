@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlabel.dataset import ffcv_api as ffcv
+from fastlabel.dataset.class_names import class_names_path, read_class_names
+from fastlabel.dataset.fingerprint import KeptFingerprint, compute_fingerprint
+from fastlabel.dataset.tables import INTEGER, RGB_IMAGE, Tables, read_tables
+from fastlabel.dataset.watched_file import WatchedFile
 from fastlabel.errors import DatasetError
 from fastlabel.system.arguments import one_of
-from fastlabel.system.progress import Progress
+from fastlabel.system.regular_files import NotRegularFileError
 
 IMAGE_FIELD, LABEL_FIELD = "image", "label"
-HASH_CHUNK = 256  # samples hashed per task
-
-
-def class_names_path(path: Path) -> Path:
-    """Where ``write-dataset`` keeps the class names of a .beton file."""
-    return path.with_name(path.name + ".json")
 
 
 @dataclass(frozen=True)
@@ -35,8 +26,9 @@ class Beton:
     """One .beton file with the fields ``image`` and ``label``, opened by :meth:`open`.
 
     Attributes:
-        reader: ffcv's own reader of the file.
-        index: ffcv's record [N] of each image: mode, width, height, data_ptr.
+        file: the open file.
+        tables: what the file says of its samples.
+        index: the row [N] of each image: mode, width, height, data_ptr.
         heights, widths: int32 [N], pixels of each stored image.
         targets: int64 [N], the hard label of each sample.
         offsets, nbytes: int64 [N], where each image's bytes lie in the file.
@@ -44,7 +36,8 @@ class Beton:
     """
 
     path: Path
-    reader: Any = field(repr=False)
+    file: WatchedFile = field(repr=False)
+    tables: Tables = field(repr=False)
     index: NDArray[Any] = field(repr=False)
     heights: NDArray[np.int32] = field(repr=False)
     widths: NDArray[np.int32] = field(repr=False)
@@ -55,7 +48,7 @@ class Beton:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Beton) -> Beton:
-        """Read the headers of a .beton file and check that the file is whole.
+        """Read the tables of a .beton file and check that the file is whole.
 
         Raises:
             DatasetError: no such file, not FFCV's format, truncated, without the two fields, or with labels that are
@@ -65,23 +58,27 @@ class Beton:
             return path
         one_of("beton", path, (str, os.PathLike), "a path or a Beton")
         path = Path(path)
-        _check_header(path)
-        reader = _read(path)
-        image, label = _columns(path, reader)
-        offsets = image["data_ptr"].astype(np.int64)
-        names = _read_class_names(path)
+        file = _open(path)
+        tables = read_tables(file)
+        image, label = _columns(path, tables)
+        names = read_class_names(path)
         _check_targets(path, label, names)
+        _check_sizes(path, image)
         return cls(
             path,
-            reader,
+            file,
+            tables,
             image.copy(),
             image["height"].astype(np.int32),
             image["width"].astype(np.int32),
             label.astype(np.int64),
-            offsets,
-            _payload_sizes(path, reader, offsets),
+            image["data_ptr"].astype(np.int64),
+            _payload_sizes(path, tables, image["data_ptr"]),
             names,
         )
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Beton.open, (self.path,)
 
     @property
     def num_samples(self) -> int:
@@ -99,133 +96,87 @@ class Beton:
         same = (self.heights == side).all() and (self.widths == side).all()
         return side if same else None
 
-    @cached_property
-    def _map(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, np.uint8, mode="r")
-
-    def file_bytes(self) -> NDArray[np.uint8]:
-        """All bytes of the file, uint8, mapped into memory."""
-        return self._map
-
     def payload(self, sample: int) -> bytes:
         """The stored bytes of one image: a JPEG, or raw RGB rows."""
-        start = int(self.offsets[sample])
-        return bytes(self._map[start : start + int(self.nbytes[sample])])
+        return self.file.read(int(self.offsets[sample]), int(self.nbytes[sample]))
 
     def fingerprint(self, progress: bool = False, trust_cache: bool = True) -> str:
         """SHA-256 (hex) of sizes, labels and image bytes in sample order, wherever they lie in the file.
 
         The whole file is read once; the result is kept in ``<file>.fingerprint.json`` beside it and reused while
-        the file's size and modification time stay the same.
+        the file and its tables stay the same.
+
+        Raises:
+            DatasetError: the file changed since it was opened.
         """
-        stat = self.path.stat()
-        key = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        kept = self.path.with_name(self.path.name + ".fingerprint.json")
-        if trust_cache and (known := _read_json(kept)) and known.get("file") == key and "sha256" in known:
-            return str(known["sha256"])
-        digest = self._hash(progress)
-        _write_if_possible(kept, {"file": key, "sha256": digest})
+        kept = KeptFingerprint(self.file, self.tables.sha256)
+        digest = kept.read() if trust_cache else None
+        if digest is None:
+            digest = self._hash(progress)
+            self.check_unchanged()
+            kept.write(digest)
+        self.__dict__["_known"] = digest
         return digest
 
-    def _hash(self, progress: bool) -> str:
-        total = hashlib.sha256(b"fastlabel dataset 1\n")
-        for values, dtype in ((self.heights, "<i4"), (self.widths, "<i4"), (self.targets, "<i8")):
-            total.update(values.astype(dtype).tobytes())
-        starts = range(0, self.num_samples, HASH_CHUNK)
-        with ThreadPoolExecutor() as pool:
-            chunks: Iterable[bytes] = pool.map(self._hash_payloads, starts)
-            # Small files are done before a bar would be of use.
-            for chunk in Progress("fingerprint", len(starts), "chunks", shown=progress, delay=2).over(chunks):
-                total.update(chunk)
-        return total.hexdigest()
+    def check_unchanged(self) -> None:
+        """Does nothing while the file is the one that was opened. One system call, unless it was touched.
 
-    def _hash_payloads(self, start: int) -> bytes:
-        stop = min(start + HASH_CHUNK, self.num_samples)
-        ranges = zip(self.offsets[start:stop], self.nbytes[start:stop], strict=True)
-        return b"".join(hashlib.sha256(self._map[at : at + size].data).digest() for at, size in ranges)
-
-
-def _check_header(path: Path) -> None:
-    if not path.is_file():
-        raise DatasetError(f"no dataset file at {path}; make one with `fastlabel write-dataset`")
-    header = np.fromfile(path, ffcv.HeaderType, count=1)
-    if not len(header) or header[0]["version"] != ffcv.CURRENT_VERSION:
-        found = f"version {header[0]['version']}" if len(header) else f"{path.stat().st_size} bytes"
-        raise DatasetError(f"{path} is not an FFCV .beton file of version {ffcv.CURRENT_VERSION}: it has {found}")
-    size, table = path.stat().st_size, int(header[0]["alloc_table_ptr"])
-    entry, samples = ffcv.ALLOC_TABLE_TYPE.itemsize, int(header[0]["num_samples"])
-    if samples == 0:
-        raise DatasetError(f"{path} holds no samples")
-    if table == 0 or table + entry * samples > size:
-        raise DatasetError(
-            f"{path} is truncated or was never finished: {size} bytes for {samples} samples with an allocation "
-            f"table at byte {table}; write it again"
-        )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return ffcv.Reader(str(path))
-    except OSError:
-        raise
-    except Exception as error:  # FFCV checks nothing: whatever numpy or json trip over
-        reason = f"{type(error).__name__}: {error}"
-        raise DatasetError(f"FFCV cannot read the fields of {path} ({reason}); write it again") from error
-
-
-def _columns(path: Path, reader: Any) -> tuple[Any, Any]:
-    names = list(reader.field_names)
-    for name, handler in ((IMAGE_FIELD, ffcv.RGBImageField), (LABEL_FIELD, ffcv.IntField)):
-        if name not in names or not isinstance(reader.handlers[name], handler):
+        Raises:
+            DatasetError: it was written to or cut short.
+        """
+        now = self.file.state_now()
+        if now == self.file.state:
+            return
+        same_times = (now.nbytes, now.mtime_ns) == (self.file.state.nbytes, self.file.state.mtime_ns)
+        # A link, a chmod and a move set the ctime. So does whoever writes to the file and then sets its time back.
+        if not (same_times and self._has_same_content()):
             raise DatasetError(
-                f"{path} has the fields {names}; fastlabel needs {IMAGE_FIELD!r} (RGBImageField) and "
+                f"{self.path} was changed while it was open: start again, with labels that were made of what it is now"
+            )
+        self.file.state = now
+
+    def _has_same_content(self) -> bool:
+        known = self.__dict__.get("_known")
+        same_tables = read_tables(self.file).sha256 == self.tables.sha256
+        return same_tables and (known is None or self._hash(progress=False) == known)
+
+    def _hash(self, progress: bool) -> str:
+        columns = ((self.heights, "<i4"), (self.widths, "<i4"), (self.targets, "<i8"))
+        return compute_fingerprint(self.file, columns, self.offsets, self.nbytes, progress)
+
+
+def _open(path: Path) -> WatchedFile:
+    try:
+        return WatchedFile(path)
+    except (FileNotFoundError, NotADirectoryError, NotRegularFileError) as error:
+        raise DatasetError(f"no dataset file at {path}; make one with `fastlabel write-dataset`") from error
+
+
+def _columns(path: Path, tables: Tables) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    for name, kind in ((IMAGE_FIELD, RGB_IMAGE), (LABEL_FIELD, INTEGER)):
+        if tables.fields.get(name) != kind:
+            raise DatasetError(
+                f"{path} has the fields {list(tables.fields)}; fastlabel needs {IMAGE_FIELD!r} (RGBImageField) and "
                 f"{LABEL_FIELD!r} (IntField), as FFCV's ImageNet recipe writes them"
             )
-    image, label = (reader.metadata[f"f{names.index(name)}"] for name in (IMAGE_FIELD, LABEL_FIELD))
-    return image, label
+    return tables.column(IMAGE_FIELD), tables.column(LABEL_FIELD)
 
 
-def _payload_sizes(path: Path, reader: Any, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    table = reader.alloc_table
-    # Every field but a number has a payload for each sample.
-    fields = sum(not isinstance(handler, (ffcv.IntField, ffcv.FloatField)) for handler in reader.handlers.values())
-    table_bytes = path.stat().st_size - int(reader.header["alloc_table_ptr"])
-    if table_bytes != fields * len(offsets) * table.itemsize:
-        raise DatasetError(
-            f"{path} is truncated or damaged: its allocation table has {table_bytes} bytes, not {table.itemsize} for "
-            f"each of {fields} x {len(offsets)} payloads; write it again"
-        )
-    pointers = table["ptr"].astype(np.int64)
+def _payload_sizes(path: Path, tables: Tables, offsets: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Bytes of each image, int64 [N]. Compared as unsigned numbers: a pointer may be anything."""
+    pointers, sizes = tables.allocations["ptr"], tables.allocations["size"]
     # An empty value of another field has the pointer of what follows it: the longest of them is the image.
-    order = np.lexsort((table["size"], pointers))
+    order = np.lexsort((sizes, pointers))
     at = order[np.searchsorted(pointers, offsets, side="right", sorter=order) - 1]
-    sizes = table["size"].astype(np.int64)[at]
-    bad = np.flatnonzero((pointers[at] != offsets) | (offsets + sizes > int(reader.header["alloc_table_ptr"])))
-    if bad.size:
+    end = np.uint64(tables.payloads_end)
+    bad = (pointers[at] != offsets) | (offsets > end)
+    bad |= sizes[at] > np.where(bad, np.uint64(0), end - offsets)
+    if bad.any():
         raise DatasetError(
-            f"{path} is damaged: the image of sample {bad[0]} ({bad.size} samples in all) is not in the file's "
-            "allocation table; write it again"
+            f"{path} is damaged: the image of sample {np.flatnonzero(bad)[0]} ({bad.sum()} samples in all) is not in "
+            "the file's allocation table; write it again"
         )
-    return sizes
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _write_if_possible(path: Path, value: dict[str, Any]) -> None:
-    """Keep a result that can be computed again: a read-only folder is no error."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(value) + "\n")
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    return sizes[at].astype(np.int64)
 
 
 def _check_targets(path: Path, targets: NDArray[np.int64], names: tuple[str, ...] | None) -> None:
@@ -238,7 +189,10 @@ def _check_targets(path: Path, targets: NDArray[np.int64], names: tuple[str, ...
         )
 
 
-def _read_class_names(path: Path) -> tuple[str, ...] | None:
-    kept = _read_json(class_names_path(path))
-    names = kept.get("classes") if kept else None
-    return tuple(map(str, names)) if names and isinstance(names, list) else None
+def _check_sizes(path: Path, image: NDArray[Any]) -> None:
+    empty = np.flatnonzero((image["height"] == 0) | (image["width"] == 0))
+    if empty.size:
+        raise DatasetError(
+            f"{path} is damaged: the image of sample {empty[0]} ({empty.size} samples in all) has no pixels; "
+            "write it again"
+        )

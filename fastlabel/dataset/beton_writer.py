@@ -1,4 +1,4 @@
-"""Lays out one .beton file (fields `image` and `label`) in order, by ffcv's own type definitions.
+"""Lays out one .beton file (fields `image` and `label`) in order, as ffcv reads it.
 
 ffcv's DatasetWriter is not used: an error in its workers hangs, and its layout differs from run to run.
 """
@@ -10,22 +10,21 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastlabel.dataset.ffcv_api import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    TYPE_ID_HANDLER,
-    FieldDescType,
-    HeaderType,
-    IntField,
-    RGBImageField,
-    get_metadata_type,
+from fastlabel.dataset.tables import (
+    ALLOCATION,
+    DESCRIPTION,
+    FIELD_TYPES,
+    HEADER,
+    INTEGER,
+    RGB_IMAGE,
+    VERSION,
+    row_type,
 )
 
 PAGE_SIZE = 8 << 20
 MAX_PAGE_SIZE = 1 << 31  # the header keeps it in 32 bits
-FIELDS = {"image": RGBImageField(), "label": IntField()}
-METADATA_TYPE = get_metadata_type(list(FIELDS.values()))
-IMAGE_TYPE = FIELDS["image"].metadata_type
+FIELDS = {"image": RGB_IMAGE, "label": INTEGER}
+ROW = row_type(list(FIELDS.values()))
 
 
 @dataclass
@@ -44,13 +43,13 @@ class BetonFile:
     _position: int = 0
 
     def __post_init__(self) -> None:
-        tables = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize
-        self._position = _align(tables + self.max_samples * METADATA_TYPE.itemsize, self.page_size)
+        tables = HEADER.itemsize + len(FIELDS) * DESCRIPTION.itemsize
+        self._position = _align(tables + self.max_samples * ROW.itemsize, self.page_size)
 
     def append(self, image_field: np.ndarray, payload: np.ndarray, label: int) -> None:
-        """One sample: its `image` field as RGBImageField encodes it (IMAGE_TYPE [1]), bytes, class id."""
+        """One sample: its `image` field (IMAGE [1]), bytes, class id."""
         pointer = self._place(payload.nbytes)
-        row = np.zeros(1, METADATA_TYPE)
+        row = np.zeros(1, ROW)
         row["f0"] = image_field
         row["f0"]["data_ptr"] = pointer
         row["f1"] = label
@@ -64,10 +63,10 @@ class BetonFile:
         """Write the tables and the header; returns the size of the file in bytes."""
         table_pointer = _align(self._position, self.page_size)  # readers take whole pages
         self.handle.seek(table_pointer)
-        table = np.array(self._allocations, dtype=ALLOC_TABLE_TYPE)
+        table = np.array(self._allocations, dtype=ALLOCATION)
         self.handle.write(table.tobytes())
-        header = np.zeros(1, HeaderType)
-        header["version"] = CURRENT_VERSION
+        header = np.zeros(1, HEADER)
+        header["version"] = VERSION
         header["num_fields"] = len(FIELDS)
         header["page_size"] = self.page_size
         header["num_samples"] = len(self._rows)
@@ -88,12 +87,11 @@ class BetonFile:
 
 
 def _describe_fields() -> np.ndarray:
-    type_ids = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
-    described = np.zeros(len(FIELDS), FieldDescType)
-    for row, (name, handler) in zip(described, FIELDS.items(), strict=True):
-        row["type_id"] = type_ids[type(handler)]
+    type_ids = {kind: type_id for type_id, kind in FIELD_TYPES.items()}
+    described = np.zeros(len(FIELDS), DESCRIPTION)
+    for row, (name, kind) in zip(described, FIELDS.items(), strict=True):
+        row["type_id"] = type_ids[kind]
         row["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
-        row["arguments"][:] = handler.to_binary()[0]
     return described
 
 

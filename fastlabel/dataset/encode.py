@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastlabel.dataset.beton_writer import IMAGE_TYPE
-from fastlabel.dataset.ffcv_api import RGBImageField
-from fastlabel.dataset.image_files import shrink
+from fastlabel.dataset.image_files import UnreadableImageError, shrink
+from fastlabel.dataset.tables import IMAGE, JPEG, RAW
 from fastlabel.errors import InputError
 
 WRITE_MODES = ("jpg", "raw", "smart")
+MAX_JPEG_SIDE = 65500  # of libjpeg
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """image_field: IMAGE_TYPE [1], its data_ptr still to be set; payload: uint8 [bytes]."""
+    """image_field: IMAGE [1], its data_ptr still to be set; payload: uint8 [bytes]."""
 
     image_field: np.ndarray
     payload: np.ndarray
@@ -46,22 +46,40 @@ class Encoder:
             raise InputError(f"smart threshold {self.smart_threshold}: expected a number of bytes")
 
     def encode(self, image: np.ndarray) -> Encoded:
-        """RGB uint8 [H, W, 3], made smaller where needed, as it will be stored."""
+        """RGB uint8 [H, W, 3], made smaller where needed, as it will be stored; the bytes are those of ffcv's writer.
+
+        Raises UnreadableImageError for an image that is too large for a JPEG.
+        """
         image = shrink(image, self.max_resolution)
-        if self.write_mode != "smart":
-            return self._encode_as(self.write_mode, image)
-        if self.smart_threshold is not None:
-            return self._encode_as("jpg" if image.nbytes > self.smart_threshold else "raw", image)
-        as_jpg = self._encode_as("jpg", image)
-        return as_jpg if as_jpg.payload.nbytes < image.nbytes else self._encode_as("raw", image)
+        if self.write_mode == "raw" or (self.write_mode == "smart" and max(image.shape) > MAX_JPEG_SIDE):
+            return _raw(image)
+        if self.smart_threshold is not None and image.nbytes <= self.smart_threshold:
+            return _raw(image)
+        as_jpeg = self._jpeg(image)
+        compare = self.write_mode == "smart" and self.smart_threshold is None
+        return _raw(image) if compare and as_jpeg.payload.nbytes >= image.nbytes else as_jpeg
 
-    def _encode_as(self, mode: str, image: np.ndarray) -> Encoded:
-        image_field = np.zeros(1, IMAGE_TYPE)
-        payloads: list[np.ndarray] = []
+    def _jpeg(self, image: np.ndarray) -> Encoded:
+        import cv2
 
-        def malloc(size: int) -> tuple[int, np.ndarray]:
-            payloads.append(np.empty(size, np.uint8))
-            return 0, payloads[-1]
+        height, width = image.shape[:2]
+        if max(height, width) > MAX_JPEG_SIDE:
+            raise UnreadableImageError(
+                f"{width}x{height} pixels: a JPEG has at most {MAX_JPEG_SIDE} on a side; use --write-mode raw "
+                "or smart, or --max-resolution"
+            )
+        options = [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality]
+        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+        if not done:
+            raise UnreadableImageError(f"{width}x{height} pixels: OpenCV cannot make a JPEG of it")
+        return Encoded(_image_field(JPEG, image), jpeg.reshape(-1))
 
-        RGBImageField(write_mode=mode, jpeg_quality=self.jpeg_quality).encode(image_field, image, malloc)
-        return Encoded(image_field, payloads[0])
+
+def _raw(image: np.ndarray) -> Encoded:
+    return Encoded(_image_field(RAW, image), np.ascontiguousarray(image).reshape(-1))
+
+
+def _image_field(mode: int, image: np.ndarray) -> np.ndarray:
+    field = np.zeros(1, IMAGE)
+    field["mode"], (field["height"], field["width"]) = mode, image.shape[:2]
+    return field

@@ -5,11 +5,18 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from fastlabel.system.regular_files import open_regular
+
 MAX_SIDE = 65535  # the .beton format keeps sides in 16 bits
+LEAST_OF_16_BITS = 4096  # what has no larger value was made with 12 bits or fewer, and would be nearly black
+WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow give as 32
+# Of bytes between the last pixel and the end: nothing is lost. Photos of ImageNet have them.
+HARMLESS = "extraneous bytes before marker 0xd9"
 
 
 class UnreadableImageError(Exception):
@@ -19,11 +26,12 @@ class UnreadableImageError(Exception):
 def read_image(path: Path) -> np.ndarray:
     """The first frame of an image file as RGB uint8 [H, W, 3], not rotated by EXIF (nor does torchvision).
 
-    Raises UnreadableImageError for whatever Pillow cannot read whole.
+    Raises UnreadableImageError for whatever cannot be read whole, or has no defined range of values.
     """
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
+        with open(open_regular(path), "rb") as file, Image.open(file) as image:
+            pixels = _jpeg_pixels(file, image) if image.format in ("JPEG", "MPO") else None
+            return to_rgb(image) if pixels is None else pixels
     except FileNotFoundError as error:
         raise UnreadableImageError("the file does not exist") from error
     except PermissionError as error:
@@ -52,15 +60,41 @@ def read_image(path: Path) -> np.ndarray:
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Any Pillow image as RGB uint8 [H, W, 3]. Transparency is dropped, 16-bit gray keeps its high byte."""
-    if max(image.size) > MAX_SIDE:
-        raise UnreadableImageError(f"{image.width}x{image.height} pixels: at most {MAX_SIDE} on a side")
+    check_size(image)
+    if image.mode == "I" and image.format not in WIDENED:
+        raise UnreadableImageError("32-bit integer pixels have no defined range: convert it to 8 bits")
     if image.mode.startswith("I"):
-        return _gray_to_rgb(np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8)
+        gray = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        if 0 < gray.max() < LEAST_OF_16_BITS:
+            raise UnreadableImageError(
+                f"its 16-bit pixels go up to {gray.max():,} of 65,535 only: convert it to 8 bits by its real range"
+            )
+        return _gray_to_rgb(gray >> 8)
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels have no defined range: convert it to 8 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns
     return np.array(image.convert("RGB"))
+
+
+def _jpeg_pixels(file: BinaryIO, image: Image.Image) -> np.ndarray | None:
+    """RGB pixels of a JPEG that is whole, which Pillow does not tell; None for one that only Pillow can convert."""
+    from fastlabel.dataset.turbojpeg import read_jpeg
+
+    check_size(image)
+    file.seek(0)
+    pixels, complaint = read_jpeg(file.read(), image.height, image.width, cmyk=image.mode == "CMYK")
+    if complaint is None or complaint.endswith(HARMLESS):
+        return None if image.mode == "CMYK" else pixels
+    if "determine subsampling" in complaint:  # TurboJPEG knows the usual ones alone
+        return None
+    raise UnreadableImageError(complaint)
+
+
+def check_size(image: Image.Image) -> None:
+    """UnreadableImageError for an image that the .beton format has no room for."""
+    if max(image.size) > MAX_SIDE:
+        raise UnreadableImageError(f"{image.width}x{image.height} pixels: at most {MAX_SIDE} on a side")
 
 
 def shrink(image: np.ndarray, max_resolution: int | None) -> np.ndarray:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from fastlabel.dataset.digits import SPLITS, load_digits
 from fastlabel.dataset.image_files import UnreadableImageError, read_image, to_rgb
 from fastlabel.errors import DatasetError, InputError
 
-IGNORED_NAMES = {"thumbs.db", "desktop.ini"}  # what file managers leave behind, like the hidden files
+# What file managers and disk stations leave behind, besides hidden files.
+LEFT_BEHIND = {"thumbs.db", "desktop.ini", "@eadir", "@recycle", "#recycle", "__macosx", "lost+found"}
 
 
 class Source(Protocol):
@@ -22,6 +26,7 @@ class Source(Protocol):
 
     classes: list[str]
     write_mode: str  # how this source is stored unless the user says otherwise
+    not_images: list[str]  # files and folders that were not looked at
 
     def __len__(self) -> int: ...
 
@@ -54,14 +59,15 @@ class FolderSource:
                 f"{root} {what}: expected a folder of class folders, digits:train, digits:test "
                 "or torchvision:CLASS:ROOT:train"
             )
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and _is_visible(entry))
+        self.not_images: list[str] = []
+        folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and self._is_wanted(entry))
         if not folders:
             raise DatasetError(f"{root} holds no class folders: expected one folder of images for every class")
-        self.classes = [folder.name for folder in folders]
+        self.classes = [_utf8_name(folder) for folder in folders]
         self._files: list[Path] = []
         self._targets: list[int] = []
         for target, folder in enumerate(folders):
-            files = sorted(_walk(folder, set()))
+            files = sorted(self._walk(folder, set()))
             if not files:
                 raise DatasetError(f"class folder {folder} is empty: add images to it or remove it")
             self._files += files
@@ -71,10 +77,33 @@ class FolderSource:
         return len(self._files)
 
     def name(self, row: int) -> str:
-        return str(self._files[row])
+        return printable(self._files[row])
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
         return read_image(self._files[row]), self._targets[row]
+
+    def _walk(self, folder: Path, seen: set[Path]) -> Iterator[Path]:
+        """Every image below, through links too (one that leads nowhere will be named as unreadable), each once."""
+        if folder.resolve() in seen:
+            return
+        seen.add(folder.resolve())
+        for entry in sorted(folder.iterdir()):
+            if not self._is_wanted(entry):
+                continue
+            if entry.is_dir():
+                yield from self._walk(entry, seen)
+            elif entry.suffix and entry.suffix.lower() not in _image_suffixes():
+                self.not_images.append(printable(entry))
+            else:
+                yield entry
+
+    def _is_wanted(self, path: Path) -> bool:
+        if path.name.startswith("."):
+            return False
+        if path.name.lower() in LEFT_BEHIND:
+            self.not_images.append(printable(path))
+            return False
+        return True
 
 
 class DigitsSource:
@@ -87,7 +116,7 @@ class DigitsSource:
         if split not in SPLITS:
             raise InputError(f"{text}: expected digits:train or digits:test")
         self._images, self._targets = load_digits(split)
-        self.classes = [str(digit) for digit in range(10)]
+        self.classes, self.not_images = [str(digit) for digit in range(10)], []
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -112,6 +141,7 @@ class TorchvisionSource:
         self._text = text
         self._data = _open_torchvision(parts[1], root, split)
         self.classes = [_class_name(name) for name in getattr(self._data, "classes", [])]
+        self.not_images: list[str] = []
 
     def __len__(self) -> int:
         return len(self._data)
@@ -127,22 +157,27 @@ class TorchvisionSource:
             raise UnreadableImageError(f"{error}") from error
 
 
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name.lower() not in IGNORED_NAMES
+def printable(path: str | Path) -> str:
+    """A path as text that any terminal and any UTF-8 file takes: what is no UTF-8 in it is escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Every file below, through links too (one that leads nowhere will be named as unreadable), each once."""
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    for entry in sorted(folder.iterdir()):
-        if not _is_visible(entry):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, seen)
-        elif entry.is_file() or entry.is_symlink():
-            yield entry
+def _utf8_name(folder: Path) -> str:
+    try:
+        folder.name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DatasetError(
+            f"the name of class folder {os.fsencode(folder.name)!r} in {printable(folder.parent)} is not UTF-8: "
+            "rename it"
+        ) from error
+    return folder.name
+
+
+@cache
+def _image_suffixes() -> frozenset[str]:
+    """Endings of the files that Pillow opens, in lower case. A file without any may be an image too."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
 
 
 def _class_name(name: Any) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fastlabel.dataset.beton_writer import BetonFile
+from fastlabel.dataset.class_names import class_names_path
 from fastlabel.dataset.encode import Encoded, Encoder
 from fastlabel.dataset.image_files import UnreadableImageError
 from fastlabel.dataset.sources import Source, open_source
 from fastlabel.errors import DatasetError, InputError
-from fastlabel.system.partial import whole_or_nothing
+from fastlabel.system.atomic_files import new_file, write_file
 from fastlabel.system.progress import Progress
 
 IN_FLIGHT_PER_WORKER = 4  # bounds the memory: encoded images waiting for their turn
@@ -25,7 +26,12 @@ IN_FLIGHT_PER_WORKER = 4  # bounds the memory: encoded images waiting for their 
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written. left_out: one "name: reason" for each unreadable image, in order."""
+    """What was written.
+
+    Attributes:
+        left_out: one "name: reason" for each unreadable image, in order.
+        not_images: files and folders of the source that were not looked at, as their names tell no image.
+    """
 
     path: str
     num_samples: int
@@ -33,6 +39,7 @@ class WriteReport:
     nbytes: int
     write_mode: str
     left_out: tuple[str, ...]
+    not_images: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +75,7 @@ def write_dataset(
     Encoder(write_mode or "jpg", max_resolution, jpeg_quality, smart_threshold)  # before the source is read
     opened = open_source(source)
     encoder = Encoder(write_mode or opened.write_mode, max_resolution, jpeg_quality, smart_threshold)
-    with whole_or_nothing(out, replace=force) as handle:
+    with new_file(out, replace=force, error=DatasetError) as handle:
         beton = BetonFile(handle, max_samples=len(opened))
         written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)
         nbytes = beton.finish()
@@ -80,6 +87,7 @@ def write_dataset(
         nbytes,
         encoder.write_mode,
         tuple(written.left_out),
+        tuple(opened.not_images),
     )
 
 
@@ -144,8 +152,8 @@ def _in_order(
 
 def _write_class_names(out: Path, classes: list[str], source: str) -> None:
     text = json.dumps({"format": 1, "classes": classes, "source": source}, ensure_ascii=False, indent=1)
-    with whole_or_nothing(out.with_name(out.name + ".json"), replace=True) as handle:
-        handle.write(text.encode("utf-8") + b"\n")
+    # A path of bytes that are no UTF-8 becomes an escape, which JSON knows too.
+    write_file(class_names_path(out), text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _num_cores() -> int:

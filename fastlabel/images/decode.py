@@ -1,25 +1,25 @@
-"""The FFCV decoder: each image is decoded once and cropped V times, by boxes that are handed in."""
+"""The decoder: each image is read and decoded once and cropped V times, by boxes that are handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numba import get_thread_id, njit, prange
 
-from fastlabel.dataset import ffcv_api as ffcv
-from fastlabel.images import turbojpeg
-from fastlabel.images.turbojpeg import OK, decode_jpeg
+from fastlabel.dataset import turbojpeg
+from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.tables import JPEG, RAW
+from fastlabel.dataset.turbojpeg import OK, decode_jpeg
+from fastlabel.images import file_bytes
+from fastlabel.images.file_bytes import CUT_SHORT, READ_FAILED, read_bytes
 from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop_in
 
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
 # The files whose code is compiled into the loop below.
-COMPILED = (crop_kernel, *crop_kernel.SOURCES, turbojpeg)
-JPEG, RAW = int(ffcv.IMAGE_MODES["jpg"]), int(ffcv.IMAGE_MODES["raw"])
+COMPILED = (crop_kernel, *crop_kernel.SOURCES, turbojpeg, file_bytes)
 
 
 @njit(nogil=True)
@@ -31,36 +31,47 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
     return OK
 
 
+@njit(nogil=True)
+def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
+    """Fill out uint8 [V, S, S, 3] with the crops of one image, of whose stored bytes ``payload`` is; its status.
+
+    ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
+    """
+    if mode == JPEG:
+        status = decode_jpeg(payload, height, width, pixels)
+        return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
+    if mode != RAW:
+        return BAD_MODE
+    if payload.size != height * width * 3:
+        return BAD_RAW_SIZE
+    return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
+
+
 def _compile(sources: str) -> Any:
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
     def decode_views(
-        ids, file, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, pixels_TP, scratch_TQ, headers_T4, handles_T
+        ids, descriptor, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, payloads_TP, pixels_TP, scratch_TQ
     ):
         """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
-        ``file`` is all bytes of the file, ``index_N`` says where and how each sample's image is stored in it, and
+        ``descriptor`` is the open file, ``index_N`` says where and how each sample's image is stored in it, and
         ``nbytes_N`` in how many bytes.
-        ``pixels_TP`` (a decoded image), ``scratch_TQ`` (see ``scratch_bytes``), ``headers_T4`` and ``handles_T`` belong
-        to the threads, not to the samples.
+        ``payloads_TP`` (an image as it is stored), ``pixels_TP`` (decoded) and ``scratch_TQ`` (see ``scratch_bytes``)
+        belong to the threads, not to the samples.
         """
         _ = sources  # closed over, see kernels/numba_cache.py
         for b in prange(len(ids)):
             thread = get_thread_id()
             sample = index_N[ids[b]]
             height, width = np.int64(sample["height"]), np.int64(sample["width"])
-            start = np.int64(sample["data_ptr"])
-            data = file[start : start + nbytes_N[ids[b]]]
-            if sample["mode"] == JPEG:
-                pixels = pixels_TP[thread]
-                status_B[b] = decode_jpeg(handles_T[thread], data, height, width, headers_T4[thread], pixels)
-                if status_B[b] == OK:
-                    status_B[b] = _crop_views(pixels, height, width, boxes_BV5[b], out_BVSS3[b], scratch_TQ[thread])
-            elif sample["mode"] != RAW:
-                status_B[b] = BAD_MODE
-            elif data.size != height * width * 3:
-                status_B[b] = BAD_RAW_SIZE
-            else:
-                status_B[b] = _crop_views(data, height, width, boxes_BV5[b], out_BVSS3[b], scratch_TQ[thread])
+            payload = payloads_TP[thread, : nbytes_N[ids[b]]]
+            status = read_bytes(descriptor, np.int64(sample["data_ptr"]), payload)
+            if status == OK:
+                pixels, scratch = pixels_TP[thread], scratch_TQ[thread]
+                status = crop_payload(
+                    sample["mode"], payload, height, width, boxes_BV5[b], out_BVSS3[b], pixels, scratch
+                )
+            status_B[b] = status
 
     return decode_views
 
@@ -68,40 +79,21 @@ def _compile(sources: str) -> Any:
 decode_views = _compile(digest(COMPILED))
 
 
-class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
-    """FFCV operation that turns sample ids into uint8 [B, V, S, S, 3].
-
-    FFCV would allocate its output once per epoch and overwrite it after ``batches_ahead`` batches. Here the memory
-    argument brings all that one batch needs, see ``ImageLoader.decode``.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, None]:
-        shape = (self.size, self.size, 3)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype(np.uint8)), None
-
-    def generate_code(self) -> Callable[..., Any]:
-        # Not compiled by FFCV, see load.py: all the work is in the kernel, which comes from Numba's cache.
-        def decode(ids, memory, metadata, file):
-            # Only the file's bytes: FFCV's table of sizes is ambiguous where a field is empty. And not
-            # the metadata: its type depends on all fields, so that the kernel would be compiled for each kind of file.
-            decode_views(ids, file, *memory)
-            return memory[3]
-
-        return decode
-
-
-def explain(status: int, beton: Any, sample: int) -> str:
+def explain(status: int, beton: Beton, sample: int) -> str:
     """In words, why a sample did not decode."""
     height, width = int(beton.heights[sample]), int(beton.widths[sample])
-    payload = beton.payload(sample)
-    if status in (turbojpeg.BROKEN_JPEG, turbojpeg.WRONG_SIZE):
-        return turbojpeg.explain(payload, height, width)
-    if status == BAD_RAW_SIZE:
-        return f"{len(payload)} raw bytes do not make {height}x{width} RGB pixels"
+    if status == CUT_SHORT:
+        return "the file ends before its bytes do"
+    if status == BAD_MODE:
+        return "it is stored in a mode that is neither jpg nor raw"
     if status == BAD_BOX:
         return f"its crop box leaves the image of {height}x{width} pixels"
-    return "it is stored in a mode that is neither jpg nor raw"
+    try:
+        payload = beton.payload(sample)
+    except OSError as error:
+        return f"its bytes cannot be read: {error}"
+    if status == BAD_RAW_SIZE:
+        return f"{len(payload)} raw bytes do not make {height}x{width} RGB pixels"
+    if status == READ_FAILED:
+        return "its bytes could not be read, though they can be now"
+    return turbojpeg.explain(payload, height, width)

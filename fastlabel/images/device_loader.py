@@ -96,9 +96,8 @@ class DeviceImageLoader(ImageLoader):
     def _crops(self, ids: NDArray[np.int64], boxes: NDArray[np.int32]) -> Tensor:
         beton, nbytes = self.beton, self._nbytes[ids]
         offsets, status = np.cumsum(nbytes) - nbytes, np.zeros(len(ids), np.int64)
-        *_, headers, handles = self._workspace.arrays()
-        memory = (beton.index, beton.nbytes, offsets, self._staging.take().numpy(), status)
-        decode_whole(ids, beton.file_bytes(), *memory, headers, handles)
+        where = (beton.file.descriptor, beton.index, beton.nbytes)
+        decode_whole(ids, *where, offsets, self._staging.take().numpy(), status, self._workspace.payloads_TP)
         heights, widths = beton.heights[ids], beton.widths[ids]
         bad = bad_boxes(heights, widths, boxes, self.policy.size).any(axis=1)
         status[(status == 0) & bad] = BAD_BOX

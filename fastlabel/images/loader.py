@@ -1,4 +1,4 @@
-"""Images as batches of crops: an FFCV pipeline, run by a thread that can fail, stop and be left."""
+"""Images as batches of crops, made by a thread that can fail, stop and be left."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from fastlabel.dataset import ffcv_api as ffcv
-from fastlabel.dataset.beton import IMAGE_FIELD, Beton
+from fastlabel.dataset.beton import Beton
 from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
 from fastlabel.images.buffers import BufferPool
-from fastlabel.images.decode import ViewsDecoder, explain
+from fastlabel.images.decode import decode_views, explain
 from fastlabel.images.workspace import Workspace
 from fastlabel.system.forks import renew_after_fork
 from fastlabel.views import ViewPolicy
 
 BATCHES_AHEAD = 2
-_NODE_PREFIX = "memory_"
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,8 @@ class ImageLoader:
             raise InputError(f"num_workers {num_workers} must be 0 (all {most} cores) or more")
         self.beton, self.policy, self.batch_size = Beton.open(beton), policy, batch_size
         self.num_workers = min(num_workers or most, most)
-        self._pipeline = _Pipeline(self.beton, policy.size)
-        heights, widths = self.beton.heights.astype(np.int64), self.beton.widths.astype(np.int64)
-        largest = int(heights.max()), int(widths.max()), int((heights * widths).max())
-        self._workspace = Workspace(most, *largest, policy.size)
+        file = self.beton
+        self._workspace = Workspace(most, file.heights, file.widths, int(file.nbytes.max()), policy.size)
         # The workspace serves one batch at a time; an epoch that was abandoned may still be at its last one.
         self.busy = threading.Lock()
         self._pools: dict[int, BufferPool] = {}
@@ -117,11 +113,12 @@ class ImageLoader:
         return self._pools[num_views]
 
     def decode(self, ids: ArrayLike, views: Sequence[int]) -> ImageBatch:
-        """One batch, in the calling thread, by the same FFCV pipeline that an epoch runs.
+        """One batch, in the calling thread, as an epoch makes it.
 
         Raises:
             InputError: more samples than ``batch_size``, or not in the file.
             ImageDecodeError: names the first sample that is broken, and the reason.
+            DatasetError: the file is not what it was when it was opened.
         """
         return self.decode_ahead(ids, views).received()
 
@@ -140,6 +137,7 @@ class ImageLoader:
         return boxes
 
     def _check_status(self, ids: NDArray[np.int64], status: NDArray[np.int64]) -> None:
+        self.beton.check_unchanged()  # after reading: what was read is what was opened
         if status.any():
             first = int(np.flatnonzero(status)[0])
             reason = explain(int(status[first]), self.beton, int(ids[first]))
@@ -149,40 +147,10 @@ class ImageLoader:
         beton, boxes = self.beton, self._boxes(ids, views)
         out, images = self._pool(len(views)).take(len(ids))
         status = np.zeros(len(ids), np.int64)
-        memory = (beton.index, beton.nbytes, boxes, out, status, *self._workspace.arrays())
-        self._pipeline.run(ids, memory)
+        where = (beton.file.descriptor, beton.index, beton.nbytes)
+        decode_views(ids, *where, boxes, out, status, *self._workspace.arrays())
         self._check_status(ids, status)
         return ImageBatch(ids, images)
-
-
-class _Pipeline:
-    """FFCV's pipeline from sample ids to crops, and its view of the file, without ffcv's Loader.
-
-    The Loader sets the thread counts of the whole process, compiles its glue code anew for seconds, and keeps Python
-    dicts and sets of every sample.
-    """
-
-    def __init__(self, beton: Beton, size: int) -> None:
-        reader, names = beton.reader, beton.reader.field_names
-        spec = ffcv.PipelineSpec(IMAGE_FIELD, decoder=ViewsDecoder(size))
-        fields = {name: index for index, name in enumerate(names)}
-        graph = ffcv.Graph({IMAGE_FIELD: spec}, reader.handlers, fields, reader.metadata, None)
-        # The glue only calls our kernel, once a batch.
-        enabled = ffcv.Compiler.is_enabled
-        ffcv.Compiler.set_enabled(False)
-        try:
-            _, code = graph.collect_requirements()
-            self._stages, _ = graph.codegen_all(code)
-        finally:
-            ffcv.Compiler.set_enabled(enabled)
-        self._metadata, self._file = reader.metadata, beton.file_bytes()
-
-    def run(self, ids: NDArray[np.int64], memory: tuple[Any, ...]) -> None:
-        """What ffcv's EpochIterator.run_pipeline does, with the memory of this batch."""
-        for stage, _ in self._stages:
-            names = stage.__code__.co_varnames[: stage.__code__.co_argcount]
-            slots = {name: memory if name.startswith(_NODE_PREFIX) else None for name in names}
-            stage(**slots | {"batch_indices": ids, "metadata": self._metadata, "storage_state": self._file})
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from fastlabel.dataset import sources, write
 from fastlabel.dataset.digits import load_digits
-from fastlabel.dataset.ffcv_api import IMAGE_MODES, Loader, OrderOption, Reader, SimpleRGBImageDecoder
+from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import DatasetError, InputError
+from fastlabel.images.ffcv_api import Loader, OrderOption, Reader, SimpleRGBImageDecoder
 from tests.process_state import restored
 
 
@@ -81,7 +82,7 @@ def test_a_folder_is_stored_as_jpegs_in_sorted_order(photo_folder, out):
     assert [label for *_, label in samples] == [label for _, label in expected]
     for (path, _), (mode, height, width, payload, _) in zip(expected, samples, strict=True):
         pixels = np.asarray(Image.open(path))
-        assert (mode, height, width) == (IMAGE_MODES["jpg"], *pixels.shape[:2])
+        assert (mode, height, width) == (JPEG, *pixels.shape[:2])
         decoded = np.asarray(Image.open(io.BytesIO(payload)), dtype=int)
         assert np.abs(decoded - pixels).mean() < 4
     names = json.loads((out.parent / "data.beton.json").read_text())
@@ -91,7 +92,7 @@ def test_a_folder_is_stored_as_jpegs_in_sorted_order(photo_folder, out):
 def test_raw_keeps_every_pixel(photo_folder, out):
     write_dataset(photo_folder, out, write_mode="raw", progress=False)
     for (path, _), (mode, height, width, payload, _) in zip(paths_and_labels(photo_folder), stored(out), strict=True):
-        assert mode == IMAGE_MODES["raw"]
+        assert mode == RAW
         pixels = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
         assert (pixels == np.asarray(Image.open(path))).all()
 
@@ -99,11 +100,11 @@ def test_raw_keeps_every_pixel(photo_folder, out):
 def test_smart_with_a_threshold_and_without(photo_folder, out):
     write_dataset(photo_folder, out, write_mode="smart", smart_threshold=20_000, progress=False)
     modes = {(height * width * 3 > 20_000, mode) for mode, height, width, *_ in stored(out)}
-    assert modes == {(True, IMAGE_MODES["jpg"]), (False, IMAGE_MODES["raw"])}
+    assert modes == {(True, JPEG), (False, RAW)}
 
     save(photo_folder / "cat" / "tiny.png", np.zeros((2, 2, 3), np.uint8))
     write_dataset(photo_folder, out, write_mode="smart", force=True, progress=False)
-    assert all((mode == IMAGE_MODES["raw"]) == (height == 2) for mode, height, *_ in stored(out))
+    assert all((mode == RAW) == (height == 2) for mode, height, *_ in stored(out))
     assert all(len(payload) <= height * width * 3 for _, height, width, payload, _ in stored(out))
 
 
@@ -235,3 +236,28 @@ def test_a_class_id_out_of_range_is_named(out, monkeypatch):
     monkeypatch.setattr(write, "open_source", lambda _: source)
     with pytest.raises(DatasetError, match=r"digit \d+: class \d of 2 classes"):
         write_dataset("digits:test", out, progress=False)
+
+
+@pytest.mark.fault("11.13 a side of 65,501 pixels")
+def test_an_image_that_is_too_large_for_a_jpeg_is_named(photo_folder, out):
+    save(photo_folder / "cat" / "long.png", np.zeros((1, 65501, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"cat/long\.png: 65501x1 pixels: a JPEG has at most 65500 .*--skip-broken"):
+        write_dataset(photo_folder, out, progress=False)
+    report = write_dataset(photo_folder, out, skip_broken=True, progress=False)
+    assert report.num_samples == 12 and "cat/long.png" in report.left_out[0]
+    for options, width in (
+        ({"write_mode": "raw"}, 65501),
+        ({"write_mode": "smart"}, 65501),
+        ({"max_resolution": 9}, 9),
+    ):
+        write_dataset(photo_folder, out, force=True, progress=False, **options)
+        assert max(found for _, _, found, *_ in stored(out)) == width and len(list(stored(out))) == 13
+
+
+@pytest.mark.fault("11.6 half a JPEG")
+def test_half_a_jpeg_is_listed(photo_folder, out):
+    path = photo_folder / "dog" / "002.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    report = write_dataset(photo_folder, out, skip_broken=True, progress=False)
+    assert report.num_samples == 11 and report.left_out[0].startswith(f"{path}: libjpeg says: ")

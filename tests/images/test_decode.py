@@ -13,12 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastlabel.dataset import turbojpeg
 from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.beton_writer import BetonFile
+from fastlabel.dataset.encode import Encoder
+from fastlabel.dataset.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, decode_jpeg
+from fastlabel.errors import ImageDecodeError
 from fastlabel.images import decode as decode_module
-from fastlabel.images import turbojpeg
 from fastlabel.images.decode import BAD_BOX, BAD_MODE, BAD_RAW_SIZE, decode_views, explain
 from fastlabel.images.loader import ImageLoader
-from fastlabel.images.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, Decompressors, decode_jpeg
 from fastlabel.images.workspace import Workspace
 from fastlabel.kernels.numba_cache import digest
 from fastlabel.kernels.resized_crop import resized_crop, resized_crop_reference
@@ -62,11 +65,8 @@ def pillow_pixels(jpeg: bytes) -> Pixels:
 
 def turbojpeg_pixels(jpeg: bytes, height: int, width: int) -> tuple[int, Pixels]:
     """Status and pixels; the scratch memory is a canary, to see where nothing was written."""
-    decompressors = Decompressors(1)
     out = np.full(height * width * 3 + 100, 77, np.uint8)
-    data = np.frombuffer(jpeg, np.uint8)
-    status = decode_jpeg(decompressors.handles[0], data, height, width, np.zeros(4, np.int32), out)
-    decompressors.close()
+    status = decode_jpeg(np.frombuffer(jpeg, np.uint8), height, width, out)
     assert (out[height * width * 3 :] == 77).all()
     return status, out[: height * width * 3].reshape(height, width, 3)
 
@@ -103,19 +103,93 @@ def test_a_jpeg_of_another_size_is_not_decoded() -> None:
     assert turbojpeg.explain(jpeg, 48, 64) == "the JPEG is 64x48 pixels, the file's index says 48x64"
 
 
-def test_a_decompressor_works_again_after_an_error() -> None:
+def without(jpeg: bytes, marker: int) -> bytes:
+    """JPEG bytes without the segments of one kind."""
+    at, kept = 2, [jpeg[:2]]
+    while jpeg[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        if jpeg[at + 1] != marker:
+            kept.append(jpeg[at:end])
+        at = end
+    return b"".join([*kept, jpeg[at:]])
+
+
+@pytest.mark.fault("11.2 JPEG state leaks")
+def test_nothing_of_an_image_is_left_for_the_next_one() -> None:
+    """A JPEG without its quantisation tables would be decoded by those of whatever came before it."""
+    pixels = make_pixels(40, 48, "photo")
+    coarse, fine = (encode_with_quality(pixels, quality) for quality in (5, 95))
+    bare = without(fine, 0xDB)
+    for before in (coarse, fine):
+        assert turbojpeg_pixels(before, 40, 48)[0] == OK
+        assert turbojpeg_pixels(bare, 40, 48)[0] == BROKEN_JPEG
+    assert "uantization table" in turbojpeg.explain(bare, 40, 48)
+    # Without Huffman tables libjpeg takes the standard's, as for Motion JPEG: its own, not those of an image before.
+    custom = encode_with_quality(pixels, 95, optimize=True)
+    plain = without(fine, 0xC4)
+    for before in (custom, fine):
+        assert turbojpeg_pixels(before, 40, 48)[0] == OK
+        status, found = turbojpeg_pixels(plain, 40, 48)
+        assert status == OK and np.array_equal(found, pillow_pixels(fine))
+
+
+@pytest.mark.fault("11.2 JPEG state leaks")
+def test_a_jpeg_without_its_tables_is_named(tmp_path: Path) -> None:
+    """Whatever the same thread decoded before it."""
+    pixels = make_pixels(40, 48, "photo")
+    jpegs = [encode_with_quality(pixels, 5), without(encode_with_quality(pixels, 95), 0xDB)]
+    field = Encoder().encode(pixels).image_field
+    with open(tmp_path / "a.beton", "wb") as handle:
+        file = BetonFile(handle, 2, page_size=4096)
+        for jpeg in jpegs:
+            file.append(field, np.frombuffer(jpeg, np.uint8), 0)
+        file.finish()
+    loader = ImageLoader(tmp_path / "a.beton", ViewPolicy.identity(16), 4, num_workers=1)
+    for _ in range(3):
+        assert len(loader.decode([0, 0], [0]).ids) == 2
+        with pytest.raises(ImageDecodeError, match=r"sample 1 of .* cannot be decoded: .*uantization table"):
+            loader.decode([0, 1, 0], [0])
+
+
+def encode_with_quality(pixels: Pixels, quality: int, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality, **options)
+    return out.getvalue()
+
+
+@pytest.mark.fault("11.2 a broken header poisons")
+def test_a_broken_image_harms_no_image_after_it() -> None:
+    """A decompressor that had met broken headers would refuse healthy images, at the latest after 127 of them."""
     good = encode(make_pixels(20, 30, "photo"), "4:2:0")
-    decompressors, header, out = Decompressors(1), np.zeros(4, np.int32), np.empty(20 * 30 * 3, np.uint8)
+    wanted = pillow_pixels(good)
+    kinds = (
+        good[:-40],
+        b"",
+        good[:200],
+        good[:3] + b"\0" * 50,
+        b"\xff\xd8\xff\xc4\x00\x03\x55" + good[2:],
+        good[:30] * 9,
+    )
+    for _ in range(60):
+        for broken in kinds:
+            assert turbojpeg_pixels(broken, 20, 30)[0] != OK
+            status, found = turbojpeg_pixels(good, 20, 30)
+            assert status == OK and np.array_equal(found, wanted)
 
-    def decode(jpeg: bytes) -> int:
-        return decode_jpeg(decompressors.handles[0], np.frombuffer(jpeg, np.uint8), 20, 30, header, out)
 
-    for broken in (good[:-40], b"", good[:200], good[:3] + b"\0" * 50):
-        assert decode(broken) != OK
-        assert decode(good) == OK
-        assert np.array_equal(out.reshape(20, 30, 3), pillow_pixels(good))
-    decompressors.close()
-    decompressors.close()
+@pytest.mark.fault("11.2 a broken header poisons")
+def test_a_healthy_sample_is_never_blamed_for_a_broken_one(write_beton: WriteBeton) -> None:
+    """Whichever thread decodes them, and whatever came before."""
+    beton = Beton.open(write_beton([make_pixels(32, 32, "photo")] * 24))
+    at = int(beton.offsets[5])
+    with open(beton.path, "r+b") as file:
+        file.seek(at + 2)
+        file.write(b"\xff\xc4\x00\x02")  # an empty Huffman segment
+    beton = Beton.open(beton.path)
+    boxes = np.tile(np.array([0, 0, 32, 32, 0], np.int32), (24, 1, 1))
+    for _ in range(160):
+        status, _ = statuses(beton, boxes)
+        assert [sample for sample in range(24) if status[sample] != OK] == [5]
 
 
 @pytest.mark.parametrize("name", ["jpg", "raw", "smart", "proportion", "resized", "extra"])
@@ -171,9 +245,10 @@ def test_images_of_very_different_sizes_share_the_scratch_memory(write_beton: Wr
 def statuses(beton: Beton, boxes: NDArray[np.int32], size: int = 8) -> tuple[list[int], Pixels]:
     """The kernel itself, for all samples of a file with one box each."""
     count, threads = beton.num_samples, int(numba.config.NUMBA_NUM_THREADS)
-    workspace = Workspace(threads, 200, 200, 200 * 200, size)
+    sides = np.full(1, 200, np.int32)
+    workspace = Workspace(threads, sides, sides, 200 * 200 * 3, size)
     out, status = np.full((count, 1, size, size, 3), 99, np.uint8), np.full(count, -1, np.int64)
-    file = np.memmap(beton.path, np.uint8, mode="r")
+    file = beton.file.descriptor
     decode_views(np.arange(count), file, beton.index, beton.nbytes, boxes, out, status, *workspace.arrays())
     return status.tolist(), out
 

@@ -290,14 +290,17 @@ def test_many_loaders_leave_threads_and_memory_as_they_were(beton: Beton) -> Non
     assert_as_before(*before)
 
 
-def test_a_loader_is_freed_with_its_decompressors(beton: Beton) -> None:
-    loader = ImageLoader(beton, POLICY, 4)
+def test_a_loader_is_freed_with_its_memory_and_its_file(beton: Beton) -> None:
+    loader = ImageLoader(beton.path, POLICY, 4)
     assert len(list(loader.epoch(IDS, [0]))) == 6
-    decompressors, reference = loader._workspace.decompressors, weakref.ref(loader)
-    assert len(decompressors.handles) == numba.config.NUMBA_NUM_THREADS
+    descriptor = loader.beton.file.descriptor
+    references = [weakref.ref(part) for part in (loader, loader._workspace, loader.beton)]
+    assert os.fstat(descriptor).st_size
     del loader
     gc.collect()
-    assert reference() is None and len(decompressors.handles) == 0
+    assert [reference() for reference in references] == [None] * 3
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_nothing_is_compiled_for_another_view(beton: Beton, ffcv_betons: Path, write_beton: WriteBeton) -> None:

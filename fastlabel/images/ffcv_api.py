@@ -1,7 +1,8 @@
-"""The one door to ffcv. Its import sets the thread counts of torch and numba to 1: here they are restored.
+"""The one door to ffcv, for its users: reading, labelling and training do without it.
 
-Its Loader marks Numba's type of uint8 vectors read-only for the whole process, after which no kernel that writes such
-a vector compiles any more: here it does not.
+Its import sets the thread counts of torch and numba to 1: here they are restored. Its Loader marks Numba's type of
+uint8 vectors read-only for the whole process, after which no kernel that writes such a vector compiles any more: here
+it does not, and what a Loader did before is undone.
 """
 
 from __future__ import annotations
@@ -22,26 +23,13 @@ try:
         # ffcv 1.0.2 uses distutils, ast.Index and unescaped strings: its own business, not our user's.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
-        from ffcv.fields import FloatField, IntField, RGBImageField
         from ffcv.fields.basics import IntDecoder
-        from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+        from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
         from ffcv.memory_managers.os_cache import OSCacheManager
         from ffcv.pipeline.allocation_query import AllocationQuery
         from ffcv.pipeline.compiler import Compiler
-        from ffcv.pipeline.graph import Graph
-        from ffcv.pipeline.operation import Operation
-        from ffcv.pipeline.pipeline_spec import PipelineSpec
-        from ffcv.pipeline.state import State
         from ffcv.reader import Reader
-        from ffcv.types import (
-            ALLOC_TABLE_TYPE,
-            CURRENT_VERSION,
-            TYPE_ID_HANDLER,
-            FieldDescType,
-            HeaderType,
-            get_metadata_type,
-        )
 finally:
     torch.set_num_threads(_torch_threads)
     numba.set_num_threads(_numba_threads)
@@ -57,27 +45,14 @@ def _compile_reader(manager: Any) -> Any:
 
 # With ffcv's own signature, Numba's interned type would be changed in place; without one, Numba finds the types itself.
 OSCacheManager.compile_reader = _compile_reader
+numba.uint8[::1].mutable = numba.uint64[::1].mutable = True
 
 __all__ = [
-    "ALLOC_TABLE_TYPE",
-    "CURRENT_VERSION",
-    "IMAGE_MODES",
-    "TYPE_ID_HANDLER",
     "AllocationQuery",
     "Compiler",
-    "FieldDescType",
-    "FloatField",
-    "Graph",
-    "HeaderType",
     "IntDecoder",
-    "IntField",
     "Loader",
-    "Operation",
     "OrderOption",
-    "PipelineSpec",
-    "RGBImageField",
     "Reader",
     "SimpleRGBImageDecoder",
-    "State",
-    "get_metadata_type",
 ]
