@@ -116,7 +116,8 @@ class DigitsSource:
         if split not in SPLITS:
             raise InputError(f"{text}: expected digits:train or digits:test")
         self._images, self._targets = load_digits(split)
-        self.classes, self.not_images = [str(digit) for digit in range(10)], []
+        self.classes = [str(digit) for digit in range(10)]
+        self.not_images: list[str] = []
 
     def __len__(self) -> int:
         return len(self._targets)
