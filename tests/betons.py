@@ -29,7 +29,7 @@ def ffcv_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of .beton files that FFCV's own writer made, see ffcv_betons.py."""
     folder = tmp_path_factory.mktemp("ffcv")
     program = Path(__file__).parent / "dataset" / "ffcv_betons.py"
-    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 
