@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastlabel.dataset.turbojpeg import BROKEN_JPEG, OK, WRONG_SIZE, decode_jpeg
 from fastlabel.errors import ImageDecodeError
 from fastlabel.images import decode as decode_module
 from fastlabel.images.decode import BAD_BOX, BAD_MODE, BAD_RAW_SIZE, decode_views, explain
+from fastlabel.images.file_bytes import CUT_SHORT, READ_FAILED
 from fastlabel.images.loader import ImageLoader
 from fastlabel.images.workspace import Workspace
 from fastlabel.kernels.numba_cache import digest
@@ -265,6 +267,19 @@ def test_each_sample_has_a_status_of_its_own(write_beton: WriteBeton) -> None:
     status, out = statuses(raw, boxes)
     assert status == [OK, BAD_MODE, BAD_BOX, OK, BAD_RAW_SIZE, OK]
     assert [(crop == 99).all() for crop in out] == [False, True, True, False, True, False]
+
+
+@pytest.mark.parametrize("mode", ["jpg", "raw"])
+def test_bytes_that_are_not_there_are_a_status(write_beton: WriteBeton, mode: str) -> None:
+    beton = Beton.open(write_beton([make_pixels(40, 30, "photo")] * 4, mode))
+    boxes = np.tile(np.array([0, 0, 40, 30, 0], np.int32), (4, 1, 1))
+    os.truncate(beton.path, int(beton.offsets[2] + beton.nbytes[2] - 1))
+    status, out = statuses(beton, boxes)
+    assert status == [OK, OK, CUT_SHORT, CUT_SHORT] and (out[2:] == 99).all()
+    assert explain(CUT_SHORT, beton, 2) == "the file ends before its bytes do"
+    beton.file.descriptor = -1
+    assert statuses(beton, boxes)[0] == [READ_FAILED] * 4
+    assert explain(READ_FAILED, beton, 0).startswith("its bytes cannot be read: [Errno 9]")
 
 
 def test_explanations(write_beton: WriteBeton) -> None:

@@ -50,7 +50,7 @@ def ffcv_loader(path: Path, decoder: ViewsDecoder, *transforms: Any, **options: 
 
 
 def read(loader: Loader) -> tuple[NDArray[np.uint8], list[int]]:
-    batches = [(torch.as_tensor(images).clone(), labels.clone()) for images, labels in loader]
+    batches = [(torch.as_tensor(images).clone(), labels.clone().reshape(-1)) for images, labels in loader]
     return torch.cat([images for images, _ in batches]).numpy(), torch.cat([labels for _, labels in batches]).tolist()
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastlabel.dataset.beton import Beton
-from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
+from fastlabel.errors import DatasetError, FastlabelError, ImageDecodeError, InputError
 from fastlabel.images import loader as load_module
 from fastlabel.images.buffers import BufferPool
 from fastlabel.images.decode import decode_views
@@ -503,6 +503,46 @@ def test_an_index_that_lies_about_a_size_is_an_error(write_beton: WriteBeton) ->
         path.write_bytes(content.replace(record, lie, 1))
         with pytest.raises(ImageDecodeError, match=f"sample 0 of .*{message}"):
             list(ImageLoader(path, POLICY, 2).epoch([2, 0, 1], [0]))
+
+
+@pytest.mark.fault("11.1 cut short while open")
+@pytest.mark.parametrize("mode", ["jpg", "raw"])
+def test_a_file_that_is_cut_short_under_a_loader_is_an_error(write_beton: WriteBeton, mode: str) -> None:
+    """A mapped file would kill the process."""
+    path = write_beton(photos(), mode)
+    loader = ImageLoader(path, POLICY, 4)
+    with loader.epoch(np.tile(IDS, 1000), [0]) as epoch:
+        next(epoch)
+        os.truncate(path, 5000)
+        with pytest.raises(DatasetError, match=r"data\.beton was changed while it was open: start again"):
+            list(epoch)
+    with pytest.raises(DatasetError, match="while it was open"):
+        loader.decode([0], [0])
+
+
+@pytest.mark.fault("11.1 rewritten while open")
+def test_a_file_that_is_rewritten_under_a_loader_is_an_error(write_beton: WriteBeton) -> None:
+    """Another file of the same size, with the modification time put back, as `cp -p` and rsync leave it."""
+    path = write_beton(photos())
+    loader, before = ImageLoader(path, POLICY, 4), path.stat()
+    with loader.epoch(np.tile(IDS, 1000), [0]) as epoch:
+        next(epoch)
+        path.chmod(0o600)  # what touches it without a change does no harm
+        next(epoch)
+        content = bytearray(path.read_bytes())
+        content[24 + 2 * 1041 + 16] ^= 1  # the label of a sample
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(DatasetError, match=r"data\.beton was changed while it was open: start again"):
+            list(epoch)
+
+
+def test_a_file_that_another_one_replaced_is_still_the_one_that_was_opened(write_beton: WriteBeton) -> None:
+    path, other = write_beton(photos()), write_beton(photos()[::-1], name="other")
+    loader = ImageLoader(path, POLICY, 4)
+    whole = crops(loader, IDS, [0])
+    os.replace(other, path)
+    assert np.array_equal(crops(loader, IDS, [0]), whole)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boxes"), MemoryError(), KeyboardInterrupt(), SystemExit(3)])
