@@ -115,7 +115,7 @@ class Beton:
             digest = self._hash(progress)
             self.check_unchanged()
             kept.write(digest)
-        self.__dict__["_known"] = digest
+        self.file.fingerprint = digest
         return digest
 
     def check_unchanged(self) -> None:
@@ -136,7 +136,7 @@ class Beton:
         self.file.state = now
 
     def _has_same_content(self) -> bool:
-        known = self.__dict__.get("_known")
+        known = self.file.fingerprint
         same_tables = read_tables(self.file).sha256 == self.tables.sha256
         return same_tables and (known is None or self._hash(progress=False) == known)
 

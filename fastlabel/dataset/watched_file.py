@@ -37,7 +37,8 @@ class WatchedFile:
 
     Attributes:
         descriptor: for readers of their own; any number of threads may use it with `pread`.
-        state: as it was when it was opened.
+        state: as it was when it was opened, or when its content was last found to be the same.
+        fingerprint: of what it holds, once somebody has computed it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +46,7 @@ class WatchedFile:
         self.descriptor = open_regular(path)
         weakref.finalize(self, os.close, self.descriptor)
         self.state = FileState.of(self.descriptor)
+        self.fingerprint: str | None = None
 
     def read(self, start: int, count: int) -> bytes:
         """The bytes [start, start + count). DatasetError where the file ends before."""

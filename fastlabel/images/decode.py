@@ -31,20 +31,27 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
     return OK
 
 
-@njit(nogil=True)
-def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
-    """Fill out uint8 [V, S, S, 3] with the crops of one image, of whose stored bytes ``payload`` is; its status.
+def _compile_crop(sources: str) -> Any:
+    @njit(nogil=True, cache=True)
+    def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
+        """Fill out uint8 [V, S, S, 3] with the crops of one image that is stored as ``payload``; its status.
 
-    ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
-    """
-    if mode == JPEG:
-        status = decode_jpeg(payload, height, width, pixels)
-        return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
-    if mode != RAW:
-        return BAD_MODE
-    if payload.size != height * width * 3:
-        return BAD_RAW_SIZE
-    return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
+        ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
+        """
+        _ = sources  # closed over, see kernels/numba_cache.py
+        if mode == JPEG:
+            status = decode_jpeg(payload, height, width, pixels)
+            return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
+        if mode != RAW:
+            return BAD_MODE
+        if payload.size != height * width * 3:
+            return BAD_RAW_SIZE
+        return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
+
+    return crop_payload
+
+
+crop_payload = _compile_crop(digest(COMPILED))
 
 
 def _compile(sources: str) -> Any:
