@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_thread_id, njit, prange
+import torch
+from numba import get_num_threads, get_thread_id, njit, prange
 
 from fastlabel.dataset import turbojpeg
 from fastlabel.dataset.beton import Beton
@@ -20,6 +21,16 @@ from fastlabel.kernels.resized_crop.numba import resized_crop_in
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
 # The files whose code is compiled into the loop below.
 COMPILED = (crop_kernel, *crop_kernel.SOURCES, turbojpeg, file_bytes)
+
+
+def _start_threads() -> None:
+    """Start Numba's threads now: its OpenMP layer sets the number of torch's threads then, which is put back."""
+    torch_threads = torch.get_num_threads()
+    get_num_threads()
+    torch.set_num_threads(torch_threads)
+
+
+_start_threads()
 
 
 @njit(nogil=True)

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
 from fastlabel.images.decode import BAD_BOX
 from fastlabel.images.decode_whole import decode_whole
-from fastlabel.images.loader import ImageBatch, ImageLoader
+from fastlabel.images.loader import Epoch, ImageBatch, ImageLoader
+from fastlabel.images.resident import ResidentImages, make_room
 from fastlabel.images.staging import Staging
 from fastlabel.kernels.resized_crop import bad_boxes, resized_crops
 from fastlabel.system.streams import receive
@@ -69,6 +70,13 @@ class DeviceBatch(ImageBatch):
 class DeviceImageLoader(ImageLoader):
     """As ImageLoader, with batches on ``device``, which makes them of whole images.
 
+    The images of an epoch that fit into a share of the device's memory stay there: later epochs over them, or over some
+    of them, decode nothing.
+
+    Args:
+        resident_bytes: memory that images may take there for good; None for a quarter of what is free on CUDA when an
+            epoch begins, 0 for none.
+
     On the CPU too, for tests: the same path without pinned memory and streams.
     """
 
@@ -79,31 +87,60 @@ class DeviceImageLoader(ImageLoader):
         batch_size: int,
         num_workers: int = 0,
         device: torch.device | str = "cuda",
+        resident_bytes: int | None = None,
     ) -> None:
         super().__init__(beton, policy, batch_size, num_workers)
+        self._resident_bytes = resident_bytes
+        self._resident: ResidentImages | None = None
         self.device = own_device(device)
         self._nbytes = 3 * self.beton.heights.astype(np.int64) * self.beton.widths
         largest = int(self._nbytes.max())
         self._staging = Staging(self.device, max(largest, min(PART_BYTES, batch_size * largest)))
 
+    def epoch(self, ids: ArrayLike, views: Sequence[int]) -> Epoch:
+        """As of ImageLoader; images that fit stay on the device from now on."""
+        wanted = np.unique(self._check(ids))
+        if self._resident is None or not self._resident.has_room_for(wanted):
+            with self._decoding, self._staging.stream():
+                self._resident = None  # its memory is free before more is asked for
+                self._resident = make_room(self.device, wanted, self._nbytes, self._resident_bytes)
+        return super().epoch(ids, views)
+
     def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> DeviceBatch:
-        boxes = self._boxes(ids, views)
+        boxes, resident = self._boxes(ids, views), self._resident
+        self._check_boxes(ids, boxes)
         with self._staging.stream():
-            crops = [self._crops(ids[rows], boxes[rows]) for rows in _parts(self._nbytes[ids], PART_BYTES)]
+            if resident is not None and resident.has_room_for(ids):
+                missing = resident.missing(ids)
+                for rows in _parts(self._nbytes[missing], PART_BYTES):
+                    if len(missing[rows]):
+                        resident.fill(missing[rows], *self._whole_images(missing[rows]))
+                self.beton.check_unchanged()
+                crops = [self._crops(resident.pixels, resident.places[ids], ids, boxes)]
+            else:
+                parts = _parts(self._nbytes[ids], PART_BYTES)
+                crops = [self._crops(*self._whole_images(ids[rows]), ids[rows], boxes[rows]) for rows in parts]
             images = crops[0] if len(crops) == 1 else torch.cat(crops)
         return DeviceBatch(ids, images, self._staging.event())
 
-    def _crops(self, ids: NDArray[np.int64], boxes: NDArray[np.int32]) -> Tensor:
+    def _whole_images(self, ids: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Pixels of some samples on the device, where each begins there; good until two more calls."""
         beton, nbytes = self.beton, self._nbytes[ids]
         offsets, status = np.cumsum(nbytes) - nbytes, np.zeros(len(ids), np.int64)
         where = (beton.file.descriptor, beton.index, beton.nbytes)
         decode_whole(ids, *where, offsets, self._staging.take().numpy(), status, self._workspace.payloads_TP)
-        heights, widths = beton.heights[ids], beton.widths[ids]
-        bad = bad_boxes(heights, widths, boxes, self.policy.size).any(axis=1)
-        status[(status == 0) & bad] = BAD_BOX
         self._check_status(ids, status)
+        return self._staging.send(int(nbytes.sum())), offsets
+
+    def _check_boxes(self, ids: NDArray[np.int64], boxes: NDArray[np.int32]) -> None:
+        bad = bad_boxes(self.beton.heights[ids], self.beton.widths[ids], boxes, self.policy.size).any(axis=1)
+        self._check_status(ids, np.where(bad, BAD_BOX, 0))
+
+    def _crops(
+        self, pixels: Tensor, offsets: NDArray[np.int64], ids: NDArray[np.int64], boxes: NDArray[np.int32]
+    ) -> Tensor:
+        heights, widths = self.beton.heights[ids], self.beton.widths[ids]
         places, rows, columns, crops = (torch.from_numpy(values) for values in (offsets, heights, widths, boxes))
-        pixels = self._staging.send(int(nbytes.sum()))
         return resized_crops(pixels, places, rows, columns, crops, self.policy.size)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastlabel.dataset.beton import Beton
-from fastlabel.errors import ImageDecodeError, InputError
+from fastlabel.errors import DatasetError, ImageDecodeError, InputError
 from fastlabel.images import device_loader as device_module
 from fastlabel.images.device_loader import DeviceBatch, DeviceImageLoader, _parts, make_image_loader, own_device
 from fastlabel.images.loader import ImageLoader
@@ -75,6 +75,92 @@ def test_the_same_bytes_as_the_cpu(
             assert torch.equal(crops(loader, ids, views), wanted)
             assert torch.equal(loader.decode(ids[:3], views).images, wanted[:3])
             assert loader.decode(ids[:0], views).images.shape == (0, *wanted.shape[1:])
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The samples that are decoded, in their order."""
+    found: list[int] = []
+    original = device_module.decode_whole
+
+    def remember(ids: NDArray[np.int64], *arguments: Any) -> None:
+        found.extend(ids.tolist())
+        original(ids, *arguments)
+
+    monkeypatch.setattr(device_module, "decode_whole", remember)
+    return found
+
+
+@pytest.mark.parametrize("part", [1, 20_000, 1 << 30])
+def test_images_that_stay_on_the_device_are_decoded_once(
+    beton: Beton, decoded: list[int], part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "PART_BYTES", part)
+    loader = DeviceImageLoader(beton, POLICIES[0], 5, device="cpu", resident_bytes=1 << 30)
+    ids, random = np.array([3, 16, 0, 7, 8, 9, 12]), np.random.default_rng(0)
+    for views in ([0], [1, 2], [3]):
+        order = random.permutation(np.tile(ids, 2))
+        wanted = crops(ImageLoader(beton, POLICIES[0], 5), order, views)
+        assert torch.equal(crops(loader, order, views), wanted)
+        assert torch.equal(loader.decode(order[:4], views).images, wanted[:4])
+    assert sorted(decoded) == sorted(ids)  # once each, in three epochs of all of them twice
+    assert torch.equal(crops(loader, ids[2:4], [0]), crops(ImageLoader(beton, POLICIES[0], 5), ids[2:4], [0]))
+    assert sorted(decoded) == sorted(ids)
+    # There is no room for others: they are decoded as they come, or stay when an epoch asks for them.
+    assert torch.equal(loader.decode([1, 3], [0]).images, ImageLoader(beton, POLICIES[0], 5).decode([1, 3], [0]).images)
+    del decoded[:]
+    for _ in range(2):
+        assert torch.equal(
+            crops(loader, np.arange(17), [4]), crops(ImageLoader(beton, POLICIES[0], 5), np.arange(17), [4])
+        )
+    assert sorted(decoded) == list(range(17))
+
+
+def test_images_that_need_too_much_memory_do_not_stay(beton: Beton, decoded: list[int]) -> None:
+    nbytes = int(3 * beton.heights.astype(np.int64) @ beton.widths)
+    for most, times in ((None, 2), (0, 2), (nbytes - 1, 2), (nbytes, 1)):
+        del decoded[:]
+        loader = DeviceImageLoader(beton, POLICIES[1], 5, device="cpu", resident_bytes=most)
+        for _ in range(2):
+            crops(loader, np.arange(17), [0])
+        assert len(decoded) == 17 * times
+
+
+def test_a_device_that_refuses_the_memory_is_no_error(
+    beton: Beton, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("fastlabel.images.resident.torch.empty", refuse)
+    loader = DeviceImageLoader(beton, POLICIES[1], 5, device="cpu", resident_bytes=1 << 30)
+    monkeypatch.undo()
+    room = loader.epoch(np.arange(17), [0])
+    assert len(list(room)) == 4
+
+
+def test_a_broken_image_does_not_stay(write_beton: WriteBeton) -> None:
+    beton = Beton.open(write_beton([photo_like(50, 60, 0, n) for n in range(6)]))
+    damage(beton, 4)
+    loader = DeviceImageLoader(beton.path, POLICIES[0], 3, device="cpu", resident_bytes=1 << 30)
+    for _ in range(2):
+        with (
+            loader.epoch(np.arange(6), [0]) as batches,
+            pytest.raises(ImageDecodeError, match=r"sample 4 of .*data.beton cannot be decoded: libjpeg says"),
+        ):
+            list(batches)
+    good = np.array([0, 1, 2, 3, 5])
+    assert torch.equal(crops(loader, good, [0]), crops(ImageLoader(beton.path, POLICIES[0], 3), good, [0]))
+
+
+@pytest.mark.fault("11.1 rewritten while open")
+def test_images_that_stay_are_still_of_the_file(write_beton: WriteBeton) -> None:
+    path = write_beton([photo_like(50, 60, 0, n) for n in range(6)])
+    loader = DeviceImageLoader(path, POLICIES[0], 3, device="cpu", resident_bytes=1 << 30)
+    crops(loader, np.arange(6), [0])
+    damage(Beton.open(path), 4)
+    with pytest.raises(DatasetError, match="was changed while it was open"):
+        crops(loader, np.arange(6), [0])
 
 
 def test_batches_stay_valid(beton: Beton) -> None:
