@@ -40,7 +40,7 @@ REASONS = {
 }
 
 
-class ViewsDecoder(ffcv.SimpleRGBImageDecoder):  # type: ignore[misc]  # ffcv has no types
+class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
     """Decodes images and crops them as views say: the pixels that `ImageLoader` gives, in any `ffcv.Loader`.
 
     Args:
