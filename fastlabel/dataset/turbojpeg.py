@@ -14,10 +14,11 @@ import ctypes.util
 
 import llvmlite.binding as llvm
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
 from fastlabel.errors import FastlabelError
+from fastlabel.kernels.numba_cache import cached_njit
 
 _address, _int = types.uintp, types.int32
 
@@ -53,7 +54,7 @@ _RGB, _CMYK = 0, 11  # pixel formats
 OK, BROKEN_JPEG, WRONG_SIZE = 0, 1, 2
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def decode_jpeg(jpeg, height, width, destination):
     """Decode JPEG bytes, a uint8 vector, into uint8 [height * width * 3]; OK, BROKEN_JPEG or WRONG_SIZE."""
     handle = _init()
@@ -64,7 +65,7 @@ def decode_jpeg(jpeg, height, width, destination):
     return status
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def _decode(handle, jpeg, height, width, header, destination, pixel_format, channels):
     bytes_at, count = jpeg.ctypes.data, np.uint64(jpeg.size)
     out = header.ctypes.data

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import get_num_threads, get_thread_id, njit, prange
@@ -14,13 +12,11 @@ from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.turbojpeg import OK, decode_jpeg
 from fastlabel.images import file_bytes
 from fastlabel.images.file_bytes import CUT_SHORT, READ_FAILED, read_bytes
-from fastlabel.kernels.numba_cache import digest
+from fastlabel.kernels.numba_cache import cached_njit
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop_in
 
 BAD_RAW_SIZE, BAD_BOX, BAD_MODE = 3, 4, 5
-# The files whose code is compiled into the loop below.
-COMPILED = (crop_kernel, *crop_kernel.SOURCES, turbojpeg, file_bytes)
 
 
 def _start_threads() -> None:
@@ -42,59 +38,43 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
     return OK
 
 
-def _compile_crop(sources: str) -> Any:
-    @njit(nogil=True, cache=True)
-    def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
-        """Fill out uint8 [V, S, S, 3] with the crops of one image that is stored as ``payload``; its status.
+@cached_njit(depends_on=(crop_kernel, turbojpeg), nogil=True)
+def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
+    """Fill out uint8 [V, S, S, 3] with the crops of one image that is stored as ``payload``; its status.
 
-        ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
-        """
-        _ = sources  # closed over, see kernels/numba_cache.py
-        if mode == JPEG:
-            status = decode_jpeg(payload, height, width, pixels)
-            return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
-        if mode != RAW:
-            return BAD_MODE
-        if payload.size != height * width * 3:
-            return BAD_RAW_SIZE
-        return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
-
-    return crop_payload
+    ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
+    """
+    if mode == JPEG:
+        status = decode_jpeg(payload, height, width, pixels)
+        return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
+    if mode != RAW:
+        return BAD_MODE
+    if payload.size != height * width * 3:
+        return BAD_RAW_SIZE
+    return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
 
 
-crop_payload = _compile_crop(digest(COMPILED))
+@cached_njit(depends_on=(crop_kernel, turbojpeg, file_bytes), parallel=True, nogil=True, error_model="numpy")
+def decode_views(
+    ids, descriptor, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, payloads_TP, pixels_TP, scratch_TQ
+):
+    """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
 
-
-def _compile(sources: str) -> Any:
-    @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
-    def decode_views(
-        ids, descriptor, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, payloads_TP, pixels_TP, scratch_TQ
-    ):
-        """Fill out uint8 [B, V, S, S, 3] and status [B] for a batch of sample ids.
-
-        ``descriptor`` is the open file, ``index_N`` says where and how each sample's image is stored in it, and
-        ``nbytes_N`` in how many bytes.
-        ``payloads_TP`` (an image as it is stored), ``pixels_TP`` (decoded) and ``scratch_TQ`` (see ``scratch_bytes``)
-        belong to the threads, not to the samples.
-        """
-        _ = sources  # closed over, see kernels/numba_cache.py
-        for b in prange(len(ids)):
-            thread = get_thread_id()
-            sample = index_N[ids[b]]
-            height, width = np.int64(sample["height"]), np.int64(sample["width"])
-            payload = payloads_TP[thread, : nbytes_N[ids[b]]]
-            status = read_bytes(descriptor, np.int64(sample["data_ptr"]), payload)
-            if status == OK:
-                pixels, scratch = pixels_TP[thread], scratch_TQ[thread]
-                status = crop_payload(
-                    sample["mode"], payload, height, width, boxes_BV5[b], out_BVSS3[b], pixels, scratch
-                )
-            status_B[b] = status
-
-    return decode_views
-
-
-decode_views = _compile(digest(COMPILED))
+    ``descriptor`` is the open file, ``index_N`` says where and how each sample's image is stored in it, and
+    ``nbytes_N`` in how many bytes.
+    ``payloads_TP`` (an image as it is stored), ``pixels_TP`` (decoded) and ``scratch_TQ`` (see ``scratch_bytes``)
+    belong to the threads, not to the samples.
+    """
+    for b in prange(len(ids)):
+        thread = get_thread_id()
+        sample = index_N[ids[b]]
+        height, width = np.int64(sample["height"]), np.int64(sample["width"])
+        payload = payloads_TP[thread, : nbytes_N[ids[b]]]
+        status = read_bytes(descriptor, np.int64(sample["data_ptr"]), payload)
+        if status == OK:
+            pixels, scratch = pixels_TP[thread], scratch_TQ[thread]
+            status = crop_payload(sample["mode"], payload, height, width, boxes_BV5[b], out_BVSS3[b], pixels, scratch)
+        status_B[b] = status
 
 
 def explain(status: int, beton: Beton, sample: int) -> str:

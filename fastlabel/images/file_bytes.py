@@ -6,13 +6,15 @@ Not through a mapping of the file: where that was cut short, or its disk fails, 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from fastlabel.kernels.numba_cache import cached_njit
 
 CUT_SHORT, READ_FAILED = 6, 7
 _pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uintp, types.int64))
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def read_bytes(descriptor, start, destination):
     """Fill a uint8 vector with a file's bytes from ``start`` on: 0, CUT_SHORT or READ_FAILED."""
     done = 0
