@@ -101,7 +101,7 @@ class DeviceImageLoader(ImageLoader):
         """As of ImageLoader; images that fit stay on the device from now on."""
         wanted = np.unique(self._check(ids))
         if self._resident is None or not self._resident.has_room_for(wanted):
-            with self._decoding, self._staging.stream():
+            with self.busy, self._staging.stream():
                 self._resident = None  # its memory is free before more is asked for
                 self._resident = make_room(self.device, wanted, self._nbytes, self._resident_bytes)
         return super().epoch(ids, views)
