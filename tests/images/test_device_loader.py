@@ -212,7 +212,7 @@ def test_a_broken_jpeg_is_named_and_the_others_still_load(write_beton: WriteBeto
     beton = Beton.open(write_beton(images))
     for sample in (4, 1):
         damage(beton, sample)
-    loader = DeviceImageLoader(beton, POLICIES[0], 3, device="cpu")
+    loader = DeviceImageLoader(beton.path, POLICIES[0], 3, device="cpu")
     with loader.epoch(np.array([0, 2, 3, 5, 4, 1]), [0]) as batches:
         assert next(batches).ids.tolist() == [0, 2, 3]
         with pytest.raises(ImageDecodeError, match=r"sample 4 of .*data.beton cannot be decoded: libjpeg says"):
