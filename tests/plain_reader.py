@@ -135,17 +135,18 @@ class Plane:
         unit_views, unit_samples = self.shared["unit"]["views"], self.shared["unit"]["samples"]
         digest = manifest_digest(self.shared, self.manifest)
         i = self.view // unit_views
-        views = [i * unit_views, min((i + 1) * unit_views, self.num_views)]
         for segment in self.segments:
             for start in range(segment.start, segment.stop, unit_samples):
                 stop = min(start + unit_samples, segment.stop)
                 name = f"{self.teacher}/units/{i}.{start // unit_samples}"
                 require(name in self.root, f"{self.path} has no record {name}")
                 record: dict[str, Any] = self.root[name].attrs["fastlabel"]
-                found = [record[key] for key in ("view_start", "view_stop", "sample_start", "sample_stop")]
-                require(found == [*views, start, stop], f"record {name} of {self.path} is about another unit")
+                found = [record[key] for key in ("view_start", "sample_start", "sample_stop")]
+                require(found == [i * unit_views, start, stop], f"record {name} of {self.path} is about another unit")
+                require(record["view_stop"] > self.view, f"record {name} of {self.path} is of fewer views")
                 for key in ("labels", "boxes"):
-                    require(len(record[key]) == views[1] - views[0], f"record {name} of {self.path} lacks {key}")
+                    count = record["view_stop"] - record["view_start"]
+                    require(len(record[key]) == count, f"record {name} of {self.path} lacks {key}")
                 require(record["manifest"] == digest, f"record {name} of {self.path} was made under another manifest")
                 ids = segment.ids[start - segment.start : stop - segment.start]
                 require(record["samples"] == sha256(array_bytes(ids, "<i8")), f"record {name} is of other samples")

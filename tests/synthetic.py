@@ -18,6 +18,7 @@ from fastlabel.store.units import UnitAddress
 from fastlabel.views import ViewPolicy
 
 NUM_SAMPLES, NUM_CLASSES = 16, 10
+CLASS_NAMES = tuple("abcdefghij")
 UNIT = Unit(2, 4)
 
 
@@ -54,11 +55,13 @@ def manifest(
 
 def expected(info: TeacherInfo, view: int, ids: Any) -> dict[str, np.ndarray]:
     """classes, codes and tail [n, ...] of some samples."""
-    labels = empty_labels(info.codec, (1, len(ids)))
+    labels = {name: array[0] for name, array in empty_labels(info.codec, (1, len(ids))).items()}
     at = np.asarray(ids)[:, None] * 131 + view * 17 + int(info.sha256, 16) * 29
-    for salt, (name, array) in enumerate(labels.items()):
-        array[0] = (at + np.arange(array.shape[-1]) * 5 + salt) % (NUM_CLASSES if name == "classes" else 251)
-    return {name: array[0] for name, array in labels.items()}
+    kept = np.arange(info.codec.k)
+    labels["classes"][:] = (at + kept) % NUM_CLASSES
+    labels["codes"][:] = kept * (1 + at % 9)
+    labels["tail"][:] = np.concatenate([1 + at % 251, labels["codes"][:, -1:] + at % 5], axis=1)
+    return labels
 
 
 def fill(store: LabelStore, unit: UnitAddress, number: int) -> None:
@@ -81,9 +84,9 @@ def run(
     """What cache_labels does: make the store or let it grow, and label what is missing, ``most`` units of it."""
     wanted = manifest(ids, views, teachers, **options)
     with ExitStack() as held:
-        growth = held.enter_context(grown_store(path, wanted, np.array(ids), ["a", "b"]))
+        growth = held.enter_context(grown_store(path, wanted, np.array(ids), CLASS_NAMES))
         assert growth.store is not None
-        todo = [(unit, number) for unit in growth.store.units() for number in growth.lacking(unit)]
+        todo = [(unit, number) for unit, numbers in growth.todo() for number in numbers]
         for unit, number in todo[:most]:
             fill(growth.store, unit, number)
     return growth

@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlabel.dataset.beton import Beton
-from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError
+from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.images.loader import ImageLoader
 from fastlabel.inspection.statistics import class_name
 from fastlabel.inspection.survey import class_of_target, names_of_classes
 from fastlabel.kernels.label_format import widen
 from fastlabel.labels.topk import TopKLabels
-from fastlabel.loading.loader import check_dataset
 from fastlabel.sampling import random_order
-from fastlabel.store import units as commit
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
 
@@ -117,7 +115,7 @@ def contact_sheet(
     if samples < 1 or columns < 1:
         raise InputError(f"a contact sheet of {samples} samples x {columns} views has no cell; give 1 or more of each")
     data, opened = Beton.open(beton), store if isinstance(store, LabelStore) else LabelStore.open(store)
-    check_dataset(opened, data)
+    opened.check_dataset(data.num_samples, data.fingerprint(), data.path)
     opened.check_teacher(teacher)
     units = _units_by_view(opened, teacher, views, columns)
     known = [np.concatenate([opened.unit_ids(unit) for unit in group]) for group in units.values()]
@@ -137,7 +135,7 @@ def contact_sheet(
             rows = np.flatnonzero(np.isin(chosen, opened.unit_ids(unit)))
             if not rows.size:
                 continue
-            _check_crops(opened, data, unit, view, teacher)
+            opened.check_unit_boxes(unit, view, data.heights, data.widths, teacher)
             at = np.searchsorted(opened.unit_ids(unit), chosen[rows])
             labels = opened.unit_labels(unit, range(view, view + 1), teacher)[0][at]
             hard = None if columns_of is None else columns_of[data.targets[chosen[rows]]]
@@ -154,21 +152,12 @@ def _units_by_view(
     wrong = [view for view in wanted if not 0 <= view < store.num_views]
     if wrong:
         raise InputError(f"the store has no view {wrong[0]}; it has {store.num_views}, counted from 0")
-    committed = [unit for unit in store.units() if store.record(unit, teacher) is not None]
+    committed = store.committed(teacher)
     found = {view: [unit for unit in committed if unit.view_start <= view < unit.view_stop] for view in wanted}
     kept = [view for view in wanted if found[view]][:columns]
     if not kept:
         raise MissingLabelsError(f"{store.path} has no labels of teacher {teacher} in these views yet")
     return {view: found[view] for view in kept}
-
-
-def _check_crops(store: LabelStore, data: Beton, unit: UnitAddress, view: int, teacher: int) -> None:
-    """ManifestMismatchError unless this code crops a unit's samples as the teacher saw them."""
-    ids, record = store.unit_ids(unit), store.record(unit, teacher)
-    assert record is not None
-    boxes = store.views.boxes(view, ids, data.heights[ids], data.widths[ids])
-    if commit.boxes_digest(boxes) != record.boxes[view - unit.view_start]:
-        raise ManifestMismatchError(f"{store.path}: the crops of view {view} are not those that were labelled")
 
 
 def _bars(

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from fastlabel.store import units as commit
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.store.units import ARRAYS, UnitAddress, record_path, shard_path
 
 
 class StoreFiles:
@@ -31,8 +30,8 @@ class StoreFiles:
         for unit in units:
             store.check_shards(unit, teacher)
             for name in ARRAYS:
-                arrays[name] += self._sizes.pop(commit.shard_path(self._root, teacher, name, unit), 0)
-            records += self._sizes.pop(commit.record_path(self._root, teacher, unit), 0)
+                arrays[name] += self._sizes.pop(shard_path(self._root, teacher, name, unit), 0)
+            records += self._sizes.pop(record_path(self._root, teacher, unit), 0)
         return arrays, records
 
     def uncommitted_bytes(self) -> int:

@@ -12,10 +12,9 @@ from fastlabel.errors import InputError
 from fastlabel.inspection.disk_usage import StoreFiles
 from fastlabel.inspection.statistics import LabelSummary
 from fastlabel.inspection.survey import LabelSurvey
-from fastlabel.loading.loader import check_dataset
 from fastlabel.store.manifest import VERSION, DatasetInfo, TeacherInfo, Unit
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.store.units import ARRAYS, UnitAddress, count_units
 from fastlabel.views import ViewPolicy
 
 SAMPLED_LABELS = 1_000_000
@@ -134,13 +133,9 @@ def inspect_store(
         raise InputError(f"samples {samples} must be 0 (look at all labels) or more")
     data = None if beton is None else Beton.open(beton)
     if data is not None:
-        data.fingerprint(progress)
-        check_dataset(opened, data)
+        opened.check_dataset(data.num_samples, data.fingerprint(progress), data.path)
     manifest = opened.manifest
-    committed = [
-        [unit for unit in opened.units() if opened.record(unit, teacher) is not None]
-        for teacher in range(len(manifest.teachers))
-    ]
+    committed = [opened.committed(teacher) for teacher in range(len(manifest.teachers))]
     files, found = StoreFiles(opened.path), []
     for teacher, units in enumerate(committed):
         sizes = files.take_units(opened, teacher, units)
@@ -182,13 +177,12 @@ def _inspect_teacher(
 ) -> TeacherInspection:
     codec = survey.info.codec
     raw = {"classes": codec.k * codec.classes_dtype.itemsize, "codes": codec.k, "tail": 4}
-    all_units = list(survey.store.units())
     return TeacherInspection(
         number=survey.teacher,
         info=survey.info,
-        units=len(all_units),
+        units=count_units(survey.store.manifest),
         units_committed=len(units),
-        crops=_crops(all_units),
+        crops=survey.store.num_views * len(survey.store.ids),
         crops_committed=_crops(units),
         arrays={name: ArrayBytes(raw[name], sizes[name]) for name in ARRAYS},
         record_bytes=record_bytes,

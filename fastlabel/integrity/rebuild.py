@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +11,17 @@ from numpy.typing import NDArray
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError, StoreError
-from fastlabel.integrity.metadata import Metadata, node_file
 from fastlabel.sampling import images_per_class
-from fastlabel.store import layout as nodes
-from fastlabel.store.layout import NODE
-from fastlabel.store.store import LabelStore
+from fastlabel.store.layout import is_manifest, node_file, node_text, segment_file
+from fastlabel.store.metadata import Metadata
+from fastlabel.store.store import empty_store
+from fastlabel.store.units import make_way
 from fastlabel.system.atomic_files import fsync, write_file
 
 
 def check_manifests(metadata: Metadata) -> None:
     """StoreError, with what to do, unless the manifests of the store and of all its teachers can be read."""
-    lost = [finding for finding in metadata.findings if finding.level == "error" and _is_manifest(finding.file)]
-    # What is only spelled otherwise was read all the same.
+    lost = [finding for finding in metadata.findings if finding.level == "error" and is_manifest(finding.file)]
     lost = [
         finding for finding in lost if metadata.manifest is None or finding.teacher not in (None, *metadata.numbers)
     ]
@@ -37,43 +35,27 @@ def check_manifests(metadata: Metadata) -> None:
 def rebuilt_files(metadata: Metadata, beton: Beton) -> dict[str, bytes]:
     """The content, by path, of all damaged metadata files that can be rebuilt."""
     assert metadata.manifest is not None
-    damaged = {finding.file for finding in metadata.findings if finding.level == "error"}
+    damaged = {finding.file for finding in metadata.errors}
     if not damaged:
         return {}
-    found = {
-        node_file(folder): nodes.node_text(node).encode()
-        for folder, node in metadata.nodes.items()
-        if node_file(folder) in damaged and _is_manifest(node_file(folder))
-    }
     segments = _segments(metadata, beton)
-    with tempfile.TemporaryDirectory(prefix="fastlabel-") as folder:
-        ids = [np.zeros(one.count, np.int64) for one in metadata.manifest.samples]
-        ids = [zeros if segment is None else segment for zeros, segment in zip(ids, segments, strict=True)]
-        LabelStore.create_at(Path(folder), metadata.manifest, ids, metadata.class_names)
-        for file in damaged:
-            path = Path(folder, file)
-            if path.is_file() and not _is_manifest(file) and not _is_lost(file, segments):
-                found[file] = path.read_bytes()
-    return found
+    lost = {segment_file(number) for number, ids in enumerate(segments) if ids is None}
+    ids = [np.zeros(0, np.int64) if segment is None else segment for segment in segments]
+    whole = empty_store(metadata.manifest, ids, metadata.class_names)
+    # A manifest is written as it was read: what it says is known from it alone.
+    read = {node_file(folder): node_text(node).encode() for folder, node in metadata.nodes.items()}
+    whole |= {file: content for file, content in read.items() if is_manifest(file)}
+    return {file: whole[file] for file in damaged & whole.keys() - lost}
 
 
 def put_file(root: Path, file: str, content: bytes) -> None:
     """Put a file into a store, durably."""
     path = root / file
+    make_way(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content)
     for folder in path.relative_to(root).parents:
         fsync(root / folder)
-
-
-def _is_manifest(file: str) -> bool:
-    return file == NODE or (file.endswith(f"/{NODE}") and file.removesuffix(f"/{NODE}").isdecimal())
-
-
-def _is_lost(file: str, segments: list[NDArray[np.int64] | None]) -> bool:
-    """Whether a file holds sample ids that nobody knows any more."""
-    parts = file.split("/")
-    return parts[0] == nodes.SAMPLES and parts[2:3] == ["c"] and segments[int(parts[1])] is None
 
 
 def _segments(metadata: Metadata, beton: Beton) -> list[NDArray[np.int64] | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -12,30 +12,23 @@ from numpy.typing import NDArray
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import first_difference
+from fastlabel.errors import StoreError
 from fastlabel.images.loader import ImageLoader
-from fastlabel.integrity.metadata import Metadata
-from fastlabel.integrity.report import Finding, Level, UnitPlace
+from fastlabel.integrity.report import Recomputed
 from fastlabel.integrity.tolerance import Arrays, Rounding, moved_codes, unequal_rows
-from fastlabel.integrity.units import UnitState, open_shard
+from fastlabel.integrity.units import UnitState
 from fastlabel.labelling.forward import TeacherForward
-from fastlabel.store import units as commit
-from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.store.finding import Finding, Level, UnitPlace
+from fastlabel.store.layout import NODE
+from fastlabel.store.metadata import Metadata
+from fastlabel.store.unit_reader import UnitReader, other_boxes
+from fastlabel.store.units import ARRAYS, UnitAddress, record_file
 from fastlabel.system.progress import Progress
 from fastlabel.teachers.recorded import find_teachers
 from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
 
 FEW_CODES = 4
-
-
-@dataclass
-class Recomputed:
-    """Labels made again: how many, how many of them differ by rounding, how many of their codes, and what is wrong."""
-
-    labels: int = 0
-    rounded: int = 0
-    moved: int = 0
-    findings: list[Finding] = field(default_factory=list)
 
 
 def dataset_difference(metadata: Metadata, beton: Beton, progress: bool) -> str | None:
@@ -61,6 +54,12 @@ def check_dataset(metadata: Metadata, units: Sequence[UnitState], beton: Beton, 
     findings = [] if difference is None else [Finding("error", str(beton.path), difference)]
     if beton.num_samples == metadata.manifest.dataset.num_samples:
         findings += _check_boxes(metadata, units, beton)
+    names = metadata.class_names
+    if names is not None and beton.class_names is not None and names != tuple(beton.class_names):
+        pairs = enumerate(zip(names, beton.class_names, strict=False))
+        number, (has, needs) = next((pair for pair in pairs if pair[1][0] != pair[1][1]), (len(names), ("?", "?")))
+        problem = f"names class {number} {has!r}, the dataset {needs!r}: names were changed, or the classes' order"
+        findings.append(Finding("error", NODE, problem))
     return findings
 
 
@@ -75,12 +74,10 @@ def _check_boxes(metadata: Metadata, units: Sequence[UnitState], beton: Beton) -
         if ids is None:
             continue
         sizes = beton.heights[ids], beton.widths[ids]
-        for v, view in enumerate(range(unit.view_start, unit.view_stop)):
-            digest = commit.boxes_digest(manifest.views.boxes(view, ids, *sizes))
-            for state in states:
-                if state.record is not None and state.record.boxes[v] != digest:
-                    problem = "records other crop boxes than this dataset and this version of fastlabel give"
-                    yield UnitPlace(state.teacher, unit).error(state.record_file, problem, view)
+        records = {state.teacher: state.record for state in states if state.record is not None}
+        for teacher, view in other_boxes(manifest.views, unit, ids, sizes, records):
+            problem = "records other crop boxes than this dataset and this version of fastlabel give"
+            yield UnitPlace(teacher, unit).error(record_file(teacher, unit), problem, view)
 
 
 def check_labels(
@@ -141,7 +138,7 @@ class _TeacherCheck:
     ) -> None:
         assert metadata.manifest is not None
         info = metadata.manifest.teachers[index]
-        self._metadata, self._index, self._info = metadata, index, info
+        self._metadata, self._reader, self._info = metadata, UnitReader(metadata, index), info
         self._images = ImageLoader(beton, metadata.manifest.views, info.forward_batch)
         self._forward = TeacherForward(teacher, info, device)
         self._rounding, self._tolerate = Rounding.of(info), tolerate or device.type != info.device
@@ -197,8 +194,11 @@ class _TeacherCheck:
         return {name: getattr(labels, name).cpu().numpy() for name in ARRAYS}
 
     def _stored(self, state: UnitState, view: int, rows: slice) -> Arrays:
-        shards = {name: open_shard(self._metadata, self._index, name, state.unit) for name in ARRAYS}
-        return {name: shard.view(view - state.unit.view_start)[rows] for name, shard in shards.items()}
+        def report(file: str, problem: str, view: int | None) -> NoReturn:
+            raise StoreError(f"{self._metadata.path}: {file} {problem}: it was sound a moment ago")
+
+        ((_, labels),) = self._reader.labels(state.unit, state.record, range(view, view + 1), report)
+        return {name: values[rows] for name, values in labels.items()}
 
 
 def _row(labels: Arrays, rows: Any) -> Arrays:

@@ -15,20 +15,18 @@ import torch
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import ManifestMismatchError, StoreError
 from fastlabel.images.device_loader import make_image_loader
-from fastlabel.integrity.metadata import read_metadata
 from fastlabel.integrity.rebuild import check_manifests, put_file, rebuilt_files
 from fastlabel.integrity.recompute import dataset_difference
-from fastlabel.integrity.report import Finding, Range
 from fastlabel.integrity.units import UnitState, check_units
 from fastlabel.integrity.verify import verify_store
 from fastlabel.labelling.cache import decode_batch_size
 from fastlabel.labelling.forward import TeacherForward
-from fastlabel.labelling.unit import label_unit
-from fastlabel.store import units as commit
+from fastlabel.labelling.unit import label_units
+from fastlabel.store.finding import Finding, Range
 from fastlabel.store.layout import node_text
+from fastlabel.store.metadata import read_metadata
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import UnitAddress
-from fastlabel.system.atomic_files import fsync
+from fastlabel.store.units import UnitAddress, record_node, sweep, writing
 from fastlabel.system.devices import pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.signals import StopRequest
@@ -100,7 +98,7 @@ def repair_store(
     path, beton = Path(path), Beton.open(beton)
     if not path.is_dir():
         raise StoreError(f"no label store at {path}; make one with `fastlabel cache-labels`")
-    with nullcontext() if dry_run else commit.writing(path):
+    with nullcontext() if dry_run else writing(path):
         repair = _Repair(path, beton, dry_run, num_workers, progress)
         repair.metadata()
         repair.records()
@@ -125,10 +123,9 @@ class _Repair:
     def metadata(self) -> None:
         """Rebuild what can be rebuilt, so that units can be read and written."""
         self._files = rebuilt_files(self._metadata, self._beton)
-        errors = [finding for finding in self._metadata.findings if finding.level == "error"]
-        self._left = [finding for finding in errors if finding.file not in self._files]
+        self._left = [finding for finding in self._metadata.errors if finding.file not in self._files]
         if not self._dry_run:
-            commit.sweep(self._path)
+            sweep(self._path)
             for file, content in self._files.items():
                 put_file(self._path, file, content)
             self._metadata = read_metadata(self._path)
@@ -138,7 +135,7 @@ class _Repair:
         """Write records anew that say the right thing in other bytes."""
         for state in self._states:
             if state.record is not None and not state.sound and _only_record(state):
-                content = node_text(commit.record_node(state.record)).encode()
+                content = node_text(record_node(state.record)).encode()
                 self._files[state.record_file] = content
                 if not self._dry_run:
                     put_file(self._path, state.record_file, content)
@@ -152,8 +149,8 @@ class _Repair:
         metadata, place = self._metadata, self._device(bad, device)
         assert metadata.manifest is not None
         found = find_teachers(metadata.manifest, sources, place, str(self._path)) if sources else {}
-        known = [state for state in bad if self._dry_run or metadata.unit_ids(state.unit) is not None]
-        todo = [state for state in known if state.teacher in found]
+        readable = self._dry_run or not any(finding.level == "error" for finding in metadata.findings)
+        todo = [state for state in bad if readable and state.teacher in found]
         self._left += [finding for state in bad if state not in todo for finding in state.findings]
         if self._dry_run or not todo:
             self._units = [_repaired(state, None) for state in todo]
@@ -181,13 +178,11 @@ class _Repair:
         )
         forwards = {number: TeacherForward(found[number], infos[number], device) for number in found}
         crops = sum(state.unit.shape[0] * state.unit.shape[1] for state in todo)
+        places = [(state.unit, [state.teacher]) for state in todo]
         with Progress("repair", crops, "crops", shown=self._progress) as bar:
-            for state in todo:
-                if stop is not None:
-                    stop.check("what is repaired is kept; give the same command again to go on")
-                # From here on the unit is not committed, whatever happens.
-                _remove_record(self._path, state)
-                label_unit(store, state.unit, images, [forwards[state.teacher]], [state.teacher], bar.update)
+            # Writing a unit discards its record first: it is not committed until it is whole.
+            done = label_units(store, places, images, forwards, bar.update, stop)
+            for state, _ in zip(todo, done, strict=True):
                 record = store.record(state.unit, state.teacher)
                 same = None if state.record is None or record is None else record.labels == state.record.labels
                 self._units.append(_repaired(state, same))
@@ -208,13 +203,6 @@ def _needs_labels(state: UnitState) -> bool:
 
 def _only_record(state: UnitState) -> bool:
     return all(finding.file == state.record_file for finding in state.findings)
-
-
-def _remove_record(root: Path, state: UnitState) -> None:
-    path = root / state.record_file
-    path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        fsync(path.parent)
 
 
 def _repaired(state: UnitState, same_labels: bool | None) -> RepairedUnit:

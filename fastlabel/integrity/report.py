@@ -1,62 +1,21 @@
-"""What `verify` reports: findings, each of which names a file and the unit that it hits."""
+"""What `verify` reports."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from fastlabel.store.units import UnitAddress
-
-Range = tuple[int, int]  # start, stop
-Level = Literal["error", "note"]
+from fastlabel.store.finding import Finding
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a store, or that one should know.
+@dataclass
+class Recomputed:
+    """Labels made again: how many, how many of them differ by rounding, how many of their codes, and what is wrong."""
 
-    Attributes:
-        level: "error", or "note" for what harms no label that the store holds.
-        file: path within the store, "." for the store as a whole, or the path of the dataset file.
-        problem: a sentence without the file's name.
-        teacher: number of the teacher that it hits, None for all.
-        unit: key of the unit that it hits, "row.column", where it hits one.
-        views: (start, stop) of the views that it hits, None for all.
-        rows: (start, stop) of the samples that it hits, as rows of the store; None for all.
-    """
-
-    level: Level
-    file: str
-    problem: str
-    teacher: int | None = None
-    unit: str | None = None
-    views: Range | None = None
-    rows: Range | None = None
-
-    def __str__(self) -> str:
-        place = [f"teacher {self.teacher}"] if self.teacher is not None else []
-        place += [f"unit {self.unit}"] if self.unit is not None else []
-        place += [f"{word} {_range(at)}" for word, at in (("view", self.views), ("row", self.rows)) if at]
-        return f"{self.level}: {self.file}: {self.problem}" + (f" [{', '.join(place)}]" if place else "")
-
-
-@dataclass(frozen=True)
-class UnitPlace:
-    """Where a finding about a unit lies."""
-
-    teacher: int
-    unit: UnitAddress
-
-    def error(self, file: str, problem: str, view: int | None = None) -> Finding:
-        return self._finding("error", file, problem, view)
-
-    def note(self, file: str, problem: str) -> Finding:
-        return self._finding("note", file, problem, None)
-
-    def _finding(self, level: Level, file: str, problem: str, view: int | None) -> Finding:
-        unit = self.unit
-        views = (unit.view_start, unit.view_stop) if view is None else (view, view + 1)
-        return Finding(level, file, problem, self.teacher, unit.key, views, (unit.sample_start, unit.sample_stop))
+    labels: int = 0
+    rounded: int = 0
+    moved: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,8 +58,3 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"sound": self.sound, "complete": self.complete}
-
-
-def _range(at: Range) -> str:
-    start, stop = at
-    return str(start) if stop - start == 1 else f"{start} to {stop - 1}"

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError, StoreError
-from fastlabel.integrity.metadata import Metadata, read_metadata
-from fastlabel.integrity.recompute import Recomputed, check_dataset, check_labels
-from fastlabel.integrity.report import Finding, VerifyReport
+from fastlabel.integrity.report import Recomputed, VerifyReport
 from fastlabel.integrity.units import UnitState, check_units
+from fastlabel.store.finding import Finding
 from fastlabel.store.layout import NODE, UNITS
+from fastlabel.store.metadata import Metadata, read_metadata
+from fastlabel.store.units import addresses, count_units
 from fastlabel.system.atomic_files import PARTIAL
-from fastlabel.system.devices import pick_device
-from fastlabel.teachers.spec import AnyTeacher
+
+if TYPE_CHECKING:  # pixels and teachers load when they are looked at
+    import torch
+
+    from fastlabel.dataset.beton import Beton
+    from fastlabel.teachers.spec import AnyTeacher
 
 
 def verify_store(
@@ -56,16 +60,20 @@ def verify_store(
         raise InputError("labels are recomputed from pixels: give the dataset file too")
     metadata = read_metadata(path)
     units = check_units(metadata, num_workers, progress)
-    findings = [*metadata.findings, *(finding for state in units for finding in state.findings)]
+    findings = [*metadata.findings, *metadata.minor, *(finding for state in units for finding in state.findings)]
     known = metadata.known.union(*({state.record_file, *state.shard_files} for state in units))
     files, strays = _walk(path, known, metadata)
-    findings += [*_uncommitted(units), *strays]
+    findings += [*_uncommitted(metadata, units), *strays]
     recomputed = Recomputed()
-    data = None if beton is None else Beton.open(beton)
-    checked = data is not None and metadata.manifest is not None
-    if data is not None and metadata.manifest is not None:
-        findings += check_dataset(metadata, units, data, progress)
-        if teachers:
+    if beton is not None:
+        from fastlabel.dataset.beton import Beton
+        from fastlabel.integrity.recompute import check_dataset, check_labels
+        from fastlabel.system.devices import pick_device
+
+        data = Beton.open(beton)
+        if metadata.manifest is not None:
+            findings += check_dataset(metadata, units, data, progress)
+        if teachers and metadata.manifest is not None:
             place = pick_device(device or "auto")
             options = samples, seed, place, tolerate_rounding, progress
             recomputed = check_labels(metadata, units, data, teachers, *options)
@@ -73,27 +81,30 @@ def verify_store(
     return VerifyReport(
         store=str(path),
         findings=tuple(findings),
-        units=len(units),
+        units=count_units(metadata.manifest) * len(metadata.numbers) if metadata.manifest else 0,
         units_committed=sum(state.committed for state in units),
         units_sound=sum(state.sound for state in units),
         files=len(files),
         bytes=sum(files.values()),
-        dataset_checked=checked,
+        dataset_checked=beton is not None and metadata.manifest is not None,
         labels_recomputed=recomputed.labels,
         labels_rounded=recomputed.rounded,
         seconds=time.monotonic() - started,
     )
 
 
-def _uncommitted(units: list[UnitState]) -> list[Finding]:
+def _uncommitted(metadata: Metadata, units: list[UnitState]) -> list[Finding]:
     """One note for each teacher that has not labelled all."""
-    findings = []
-    for teacher in dict.fromkeys(state.teacher for state in units):
-        lacking = [state.unit.key for state in units if state.teacher == teacher and not state.committed]
-        total = sum(state.teacher == teacher for state in units)
-        if lacking:
-            shown = ", ".join(lacking[:8]) + (", ..." if len(lacking) > 8 else "")
-            problem = f"{len(lacking)} of {total} units are not committed ({shown}); `fastlabel cache-labels` goes on"
+    if metadata.manifest is None:
+        return []
+    findings, total = [], count_units(metadata.manifest)
+    for teacher in metadata.numbers:
+        committed = {state.unit for state in units if state.teacher == teacher and state.committed}
+        missing = total - len(committed)
+        if missing:
+            lacking = (unit.key for unit in addresses(metadata.manifest) if unit not in committed)
+            shown = ", ".join(islice(lacking, 8)) + (", ..." if missing > 8 else "")
+            problem = f"{missing} of {total} units are not committed ({shown}); `fastlabel cache-labels` goes on"
             findings.append(Finding("note", f"{teacher}/{UNITS}", problem, teacher))
     return findings
 

@@ -23,7 +23,7 @@ from fastlabel.images.device_loader import crops_on_device, make_image_loader
 from fastlabel.images.loader import ImageLoader
 from fastlabel.labelling.arguments import check_labelling
 from fastlabel.labelling.forward import TeacherForward
-from fastlabel.labelling.unit import label_unit, try_labelling
+from fastlabel.labelling.unit import label_units, try_labelling
 from fastlabel.sampling import images_per_class
 from fastlabel.store import units as commit
 from fastlabel.store.grow import Growth, grown_store, plan_growth
@@ -171,7 +171,7 @@ def cache_labels(
             if ranks.first:
                 shared = ranks.world_size > 1
                 growth = held.enter_context(grown_store(Path(store), manifest, ids, beton.class_names, shared))
-                todo = [(unit, growth.lacking(unit)) for unit in commit.addresses(growth.manifest)]
+                todo = growth.todo()
                 work = (growth.teachers, todo)
             numbers, todo = ranks.agree(work)
             if not ranks.first:
@@ -263,10 +263,8 @@ def _label(
             row=ranks.local_rank,
         ) as bar,
     ):
-        for unit, lacking in share:
-            if stop is not None:
-                stop.check("what is committed is kept; give the same command again to go on")
-            label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, bar.update)
+        for _ in label_units(store, share, images, forwards, bar.update, stop):
+            pass
     ranks.agree(None)
     done = sum(len(lacking) for _, lacking in open_units)
     return _report(store, list(forwards), missing, done, time.monotonic() - started)

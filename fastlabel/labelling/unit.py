@@ -17,8 +17,29 @@ from fastlabel.labels.topk import TopKLabels
 from fastlabel.store.manifest import DECODE_VIEWS
 from fastlabel.store.store import LabelStore, compressed_bytes, empty_labels
 from fastlabel.store.units import UnitAddress
+from fastlabel.system.signals import StopRequest
 
 Item = TypeVar("Item")
+
+
+def label_units(
+    store: LabelStore,
+    todo: Iterable[tuple[UnitAddress, list[int]]],
+    images: ImageLoader,
+    forwards: dict[int, TeacherForward],
+    advance: Callable[[int], Any],
+    stop: StopRequest | None,
+) -> Iterator[tuple[UnitAddress, list[int]]]:
+    """Label units, each by the teachers that lack it, by number; give each when it is committed.
+
+    Raises:
+        Interrupted: ``stop`` was requested; between two units.
+    """
+    for unit, lacking in todo:
+        if stop is not None:
+            stop.check("what is committed is kept; give the same command again to go on")
+        label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, advance)
+        yield unit, lacking
 
 
 def label_unit(

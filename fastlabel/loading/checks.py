@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlabel.dataset.beton import Beton
-from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError
+from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.loading.plan import Batching
 from fastlabel.loading.share import Share
 from fastlabel.store.store import LabelStore
@@ -37,7 +37,7 @@ def check_class_map(class_map: Sequence[int] | None, num_classes: int) -> NDArra
 def check_store(store: LabelStore, beton: Beton, teacher: int, batching: Batching) -> None:
     """An error unless the store is of this dataset, and has the teacher and enough views."""
     store.check_teacher(teacher)
-    check_dataset(store, beton)
+    store.check_dataset(beton.num_samples, beton.fingerprint(), beton.path)
     if batching.views_per_image > store.num_views:
         raise InputError(
             f"views_per_image {batching.views_per_image} is more than the {store.num_views} views of "
@@ -69,17 +69,6 @@ def _views_lacking(store: LabelStore, teacher: int) -> list[int]:
     """Views of which a unit of this teacher is not committed."""
     lacking: set[int] = set()
     for unit in store.units():
-        if store.record(unit, teacher) is None:
-            lacking.update(range(unit.view_start, unit.view_stop))
+        record = store.record(unit, teacher)
+        lacking.update(range(unit.view_start if record is None else record.view_stop, unit.view_stop))
     return sorted(lacking)
-
-
-def check_dataset(store: LabelStore, beton: Beton) -> None:
-    """ManifestMismatchError unless the store was made from this dataset file."""
-    wanted = store.manifest.dataset
-    found = (beton.num_samples, beton.fingerprint())
-    if found != (wanted.num_samples, wanted.fingerprint):
-        raise ManifestMismatchError(
-            f"{store.path} holds labels of another dataset than {beton.path}: {wanted.num_samples} samples with the "
-            f"fingerprint {wanted.fingerprint[:12]}, not {found[0]} with {found[1][:12]}"
-        )

@@ -17,7 +17,7 @@ from fastlabel.digests import canonical_digest, ids_digest
 from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.images.device_loader import make_image_loader, own_device
 from fastlabel.loading.batch import Batch
-from fastlabel.loading.checks import check_class_map, check_dataset, check_share, check_store
+from fastlabel.loading.checks import check_class_map, check_share, check_store
 from fastlabel.loading.plan import Batching, EpochPlan, images_per_batch
 from fastlabel.loading.prefetch import PlanePrefetcher
 from fastlabel.loading.share import Share
@@ -28,7 +28,7 @@ from fastlabel.system.arguments import at_least, integer_between, integer_vector
 from fastlabel.system.devices import pick_device
 from fastlabel.views import MAX_VIEW, ViewPolicy
 
-__all__ = ["Batch", "SoftLabelLoader", "check_dataset", "images_per_batch"]
+__all__ = ["Batch", "SoftLabelLoader", "images_per_batch"]
 
 
 class SoftLabelLoader:

@@ -1,1 +1,1 @@
-"""The label store, a Zarr v3 group: the only folder that imports zarr."""
+"""The label store, a Zarr v3 group on a file system: its format, its one reader, writing, growing, copying."""

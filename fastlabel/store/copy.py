@@ -9,10 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastlabel.errors import InputError, StoreError
-from fastlabel.store import units as commit
+from fastlabel.store import layout
 from fastlabel.store.manifest import Manifest
-from fastlabel.store.store import LabelStore
-from fastlabel.store.units import ARRAYS, Record, UnitAddress
+from fastlabel.store.store import LabelStore, empty_store
+from fastlabel.store.units import (
+    ARRAYS,
+    Record,
+    UnitAddress,
+    addresses,
+    count_units,
+    record_path,
+    shard_path,
+)
 from fastlabel.system.atomic_files import new_folder
 from fastlabel.system.progress import Progress
 
@@ -69,9 +77,9 @@ def copy_store(
     if out.resolve().is_relative_to(store.path.resolve()):
         raise InputError(f"{out} lies inside of the store {store.path}; choose a path outside of it")
     with new_folder(out) as folder:
-        LabelStore.create_at(folder, manifest, store.segments, store.class_names)
+        layout.write_files(folder, empty_store(manifest, store.segments, store.class_names))
         copied, nbytes = _copy_units(store, folder, manifest, numbers, progress)
-    units = sum(1 for _ in commit.addresses(manifest)) * len(numbers)
+    units = count_units(manifest) * len(numbers)
     names = tuple(teacher.name for teacher in manifest.teachers)
     return CopyReport(
         str(store.path), str(out), manifest.num_labelled, manifest.num_views, names, units, copied, nbytes
@@ -111,13 +119,15 @@ def _copy_units(
     store: LabelStore, folder: Path, manifest: Manifest, numbers: list[int], progress: bool
 ) -> tuple[int, int]:
     """Copy and check every committed unit: how many there were, and their bytes."""
-    units = list(commit.addresses(manifest))
+    units = list(addresses(manifest))
     copy = LabelStore.open(folder)
     copied = nbytes = 0
     with Progress("copy", len(units) * len(numbers), "units", shown=progress) as bar:
         for target, teacher in enumerate(numbers):
             for unit in units:
                 record = store.record(unit, teacher)
+                if record is not None and record.view_stop > unit.view_stop:
+                    raise StoreError(f"{store.path} grew while it was copied; copy it again")
                 if record is not None:
                     nbytes += _copy_unit(store, teacher, copy, target, unit, record)
                     copied += 1
@@ -130,11 +140,8 @@ def _copy_unit(
 ) -> int:
     store.check_shards(unit, teacher)
     pairs = [
-        *(
-            (commit.shard_path(store.path, teacher, name, unit), commit.shard_path(copy.path, target, name, unit))
-            for name in ARRAYS
-        ),
-        (commit.record_path(store.path, teacher, unit), commit.record_path(copy.path, target, unit)),
+        *((shard_path(store.path, teacher, name, unit), shard_path(copy.path, target, name, unit)) for name in ARRAYS),
+        (record_path(store.path, teacher, unit), record_path(copy.path, target, unit)),
     ]
     for path, to in pairs:
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +149,5 @@ def _copy_unit(
     # What arrived is compared, not what was read.
     if copy.record(unit, target) != record:
         raise StoreError(f"{store.path}: the record of {unit.key} of teacher {teacher} changed meanwhile")
-    try:
-        labels = copy.read_unit(unit, target)
-    except StoreError as error:
-        raise StoreError(
-            f"{store.path}: unit {unit.key} of teacher {teacher} is damaged: {error.__cause__}; "
-            f"{store.remedy(unit, teacher)}"
-        ) from error
-    for at, view in enumerate(range(unit.view_start, unit.view_stop)):
-        store.check_labels(unit, teacher, record, view, {name: labels[name][at] for name in ARRAYS})
+    copy.check_labels(replace(unit, view_stop=record.view_stop), target, store.refusal(unit, teacher))
     return sum(to.stat().st_size for _, to in pairs)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError, ManifestMismatchError
-from fastlabel.store import units as commit
 from fastlabel.store.manifest import Manifest, Segment, TeacherInfo, check_same
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import UnitAddress
+from fastlabel.store.units import UnitAddress, address, addresses, sweep, writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +33,36 @@ class Growth:
     teachers: tuple[int, ...]
     new_ids: NDArray[np.int64]
 
-    def lacking(self, unit: UnitAddress) -> list[int]:
-        """The run's teachers that have not committed a unit of the grown store. StoreError where one has lost files."""
-        return [teacher for teacher in self.teachers if not self._has(unit, teacher)]
+    def todo(self) -> list[tuple[UnitAddress, list[int]]]:
+        """What the run has to label: units of the grown store, and the teachers that lack them.
 
-    def _has(self, unit: UnitAddress, teacher: int) -> bool:
-        if self.store is None or teacher >= len(self.store.manifest.teachers) or not self.store.holds(unit):
-            return False
-        if self.store.record(unit, teacher) is None:
-            return False
-        self.store.check_shards(unit, teacher)
-        return True
+        Of a unit that has grown, only the views that it lacks. StoreError where a committed unit has lost files.
+        """
+        return [part for unit in addresses(self.manifest) for part in self._parts(unit)]
+
+    def lacking(self, unit: UnitAddress) -> list[int]:
+        """The run's teachers that lack some views of a unit of the grown store."""
+        return [teacher for _, teachers in self._parts(unit) for teacher in teachers]
+
+    def _parts(self, unit: UnitAddress) -> list[tuple[UnitAddress, list[int]]]:
+        lacking: dict[int, list[int]] = {}
+        for teacher in self.teachers:
+            lacking.setdefault(self._committed_views(unit, teacher), []).append(teacher)
+        starts = sorted(start for start in lacking if start < unit.view_stop)
+        return [(replace(unit, view_start=start), lacking[start]) for start in starts]
+
+    def _committed_views(self, unit: UnitAddress, teacher: int) -> int:
+        """Up to which view a teacher has committed a unit of the grown store."""
+        if self.store is None or teacher >= len(self.store.manifest.teachers):
+            return unit.view_start
+        known = address(self.store.manifest, unit.row, unit.column)
+        if known is None or known.sample_stop != unit.sample_stop:
+            return unit.view_start
+        record = self.store.record(known, teacher)
+        if record is None:
+            return unit.view_start
+        self.store.check_shards(known, teacher)
+        return record.view_stop
 
 
 def plan_growth(path: Path, wanted: Manifest, ids: NDArray[np.int64]) -> Growth:
@@ -84,7 +102,7 @@ def grown_store(
     """Make the store of a run, or grow the one that is there; hold it for writing until the block ends.
 
     Args:
-        shared: once it has grown, let other ranks hold it as well: ``commit.writing(path, shared=True)``.
+        shared: once it has grown, let other ranks hold it as well: ``writing(path, shared=True)``.
 
     Yields:
         The growth that is done: its ``store`` has its ``manifest``.
@@ -95,10 +113,10 @@ def grown_store(
     if not path.exists():
         plan_growth(path, wanted, ids)
         LabelStore.create(path, wanted, [ids], class_names)
-    with commit.writing(path) as lock:
+    with writing(path) as lock:
         growth = plan_growth(path, wanted, ids)
         assert growth.store is not None
-        commit.sweep(path)
+        sweep(path)
         if growth.manifest != growth.store.manifest:
             growth = replace(growth, store=growth.store.grow(growth.manifest, growth.new_ids))
         if shared:
@@ -115,22 +133,10 @@ def _check_distinct(teachers: Sequence[TeacherInfo]) -> None:
 
 
 def _check_views(store: LabelStore, views: int) -> None:
-    have, unit = store.num_views, store.manifest.unit.views
-    if views < have:
+    if views < store.num_views:
         raise ManifestMismatchError(
-            f"{store.path} is a store of {have} views, this run asks for {views}; ask for {have} or more, or choose "
-            "another path"
-        )
-    whole = have // unit * unit
-    if views > have > whole:
-        first = (
-            f"make one of whole groups by `fastlabel copy {store.path} OUT --views 0:{whole}` and grow that"
-            if whole
-            else "label into another path"
-        )
-        raise ManifestMismatchError(
-            f"{store.path} has {have} views in groups of {unit}, and its last group of {have - whole} is closed: only "
-            f"a store of a multiple of {unit} views, such as {whole + unit}, grows to {views}; {first}"
+            f"{store.path} is a store of {store.num_views} views, this run asks for {views}; ask for "
+            f"{store.num_views} or more, or choose another path"
         )
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastlabel.digests import canonical_digest
 from fastlabel.errors import StoreError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.store.manifest import Manifest
 from fastlabel.system.atomic_files import write_file
+from fastlabel.system.regular_files import read_regular
 
 Node = dict[str, Any]  # the content of a zarr.json
 ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS = "fastlabel", "class_names", "samples", "units"
 NODE, NODE_DIGEST = "zarr.json", "node_digest"
-# Bitshuffle makes 10-bit class ids in 16 bits cost 10 bits; the checksum finds a damaged chunk when it is read.
-COMPRESSORS = (
-    {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle"}},
-    {"name": "crc32c"},
-)
+# Names of 100,000 classes take 5 MB; what is larger or deeper was not written by a fastlabel.
+MAX_NODE_BYTES, MAX_DEPTH = 64 << 20, 32
+CRC = {"name": "crc32c"}
 
 
 def columns(codec: TopKCodec) -> dict[str, tuple[int, np.dtype[Any]]]:
@@ -35,34 +33,88 @@ def columns(codec: TopKCodec) -> dict[str, tuple[int, np.dtype[Any]]]:
     }
 
 
-def root_attributes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[str, Any]:
+def node_file(folder: str) -> str:
+    """Path within its store of a node's metadata, for the folder that is the node."""
+    return f"{folder}/{NODE}" if folder else NODE
+
+
+def is_manifest(file: str) -> bool:
+    """Whether a path within a store is that of the manifest of the store, or of one of its teachers."""
+    return file == NODE or (file.endswith(f"/{NODE}") and file.removesuffix(f"/{NODE}").isdecimal())
+
+
+def segment_file(number: int) -> str:
+    """Path within its store of the ids of a segment of samples."""
+    return f"{SAMPLES}/{number}/c/0"
+
+
+def store_nodes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[str, Node]:
+    """By folder, all nodes that a store of that manifest has besides records."""
     attributes: dict[str, Any] = {ATTRIBUTE: manifest.root_dict()}
     if class_names:
         attributes[CLASS_NAMES] = list(class_names)
-    return attributes
+    nodes = {"": _group(attributes), SAMPLES: _group()}
+    for number, segment in enumerate(manifest.samples):
+        nodes[f"{SAMPLES}/{number}"] = _array((segment.count,), np.dtype("<i8"), (segment.count,))
+    for teacher in range(len(manifest.teachers)):
+        nodes |= _teacher_nodes(manifest, teacher)
+    return nodes
 
 
-def create_segment(samples: Any, name: str, ids: NDArray[np.int64]) -> None:
-    """Make the array of a segment's ids below the Zarr group ``samples``."""
-    array = samples.create_array(name, shape=ids.shape, dtype="int64", chunks=ids.shape, compressors=COMPRESSORS)
-    array[:] = ids
-
-
-def create_teacher(root: Any, name: str, teacher: int, manifest: Manifest) -> None:
-    """Make a teacher's group and its empty arrays below the Zarr group ``root``."""
+def _teacher_nodes(manifest: Manifest, teacher: int) -> dict[str, Node]:
     info, unit = manifest.teachers[teacher], manifest.unit
-    group = root.create_group(name, attributes={ATTRIBUTE: info.to_dict()})
-    group.create_group(UNITS)
-    for array, (width, dtype) in columns(info.codec).items():
-        group.create_array(
-            array,
-            shape=(manifest.num_views, manifest.num_rows, width),
-            dtype=dtype,
-            shards=(unit.views, unit.samples, width),
-            chunks=(1, unit.samples, width),
-            compressors=COMPRESSORS,
-            dimension_names=("view", "sample", "kept" if array != "tail" else "summary"),
+    nodes = {str(teacher): _group({ATTRIBUTE: info.to_dict()}), f"{teacher}/{UNITS}": _group()}
+    for name, (width, dtype) in columns(info.codec).items():
+        nodes[f"{teacher}/{name}"] = _array(
+            (manifest.num_views, manifest.num_rows, width),
+            dtype,
+            (1, unit.samples, width),
+            shard=(unit.views, unit.samples, width),
+            names=("view", "sample", "summary" if name == "tail" else "kept"),
         )
+    return nodes
+
+
+def _group(attributes: dict[str, Any] | None = None) -> Node:
+    return {"attributes": attributes or {}, "zarr_format": 3, "node_type": "group"}
+
+
+def _array(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...] | None = None,
+    names: tuple[str, ...] | None = None,
+) -> Node:
+    """The node of an array, keys in the order in which zarr-python writes them."""
+    little: Node = {"name": "bytes", "configuration": {"endian": "little"}}
+    # Bitshuffle makes 10-bit class ids in 16 bits cost 10 bits; the checksum finds a damaged chunk when it is read.
+    blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0}
+    values = {"name": "bytes"} if dtype.itemsize == 1 else little
+    codecs: list[Node] = [values, {"name": "blosc", "configuration": blosc}, CRC]
+    if shard is not None:
+        inner = {"chunk_shape": list(chunk), "codecs": codecs, "index_codecs": [little, CRC], "index_location": "end"}
+        codecs = [{"name": "sharding_indexed", "configuration": inner}]
+    node: Node = {
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard or chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": codecs,
+        "attributes": {},
+    }
+    if names is not None:
+        node["dimension_names"] = list(names)
+    return node | {"zarr_format": 3, "node_type": "array", "storage_transformers": []}
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files below a folder that nobody reads yet, neither atomically nor durably."""
+    for file, content in files.items():
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def lengthen_array(array: Path, manifest: Manifest) -> None:
@@ -98,20 +150,31 @@ def node_text(node: Node) -> str:
     return json.dumps(sealed_node(node), indent=2) + "\n"
 
 
-def seal(folder: Path) -> None:
-    """Seal all nodes that zarr made below a folder, which nobody reads yet."""
-    for path in folder.rglob(NODE):
-        path.write_text(node_text(json.loads(path.read_text())))
-
-
 def read_node(folder: Path) -> Node:
     """The node that a folder is. OSError where there is none; StoreError where it is not as it was written."""
     path = folder / NODE
+    content = read_regular(path, MAX_NODE_BYTES)
     try:
-        node = json.loads(path.read_bytes())
+        node = json.loads(content)
+        _check_depth(node)
         found, wanted = node["attributes"][NODE_DIGEST], sealed_node(node)["attributes"][NODE_DIGEST]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: it is not the JSON of a node with its digest ({error})") from error
     if found != wanted:
         raise StoreError(f"{path} is damaged: its content does not have the digest that it gives")
     return dict(node)
+
+
+def _check_depth(value: Any) -> None:
+    """ValueError where a JSON value is nested deeper than any of a store: what walks it would run out of stack."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from fastlabel.digests import canonical_digest, canonical_json, first_difference
 from fastlabel.errors import ManifestMismatchError, StoreError
 from fastlabel.store.teacher_info import TeacherInfo
-from fastlabel.views import ViewPolicy
+from fastlabel.views import MAX_VIEW, ViewPolicy
 
 FORMAT, VERSION = "fastlabel", 1
 # How pixels become crops: a store made by another arithmetic holds labels of other pixels.
@@ -17,6 +18,8 @@ PIXELS = {"jpeg": "libjpeg-islow", "filter": "triangle-q14"}
 UNIT_SAMPLES, DECODE_VIEWS, MAX_UNIT_VIEWS = 65536, 8, 64
 VIEW_BYTES = 64 << 20  # of one view of a unit, before compression
 MAX_CHUNK_BYTES = 2**31 - 33  # what Blosc can compress at once
+# Rows of a plane are int32. What a manifest promises beyond these would cost time or memory before it is disproved.
+MAX_SAMPLES, MAX_TEACHERS = 2**31 - 1, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Manifest:
         """Samples that the store labels."""
         return sum(segment.count for segment in self.samples)
 
-    @property
+    @cached_property
     def segments(self) -> tuple[range, ...]:
         """The rows of each segment."""
         found: list[range] = []
@@ -86,6 +89,15 @@ class Manifest:
             found.append(range(start, start + segment.count))
             start += -(-segment.count // self.unit.samples) * self.unit.samples
         return tuple(found)
+
+    def plane_rows(self, start: int, stop: int) -> slice:
+        """Where rows of one segment lie in a plane, which has the rows in use alone."""
+        before = 0
+        for rows in self.segments:
+            if start in rows:
+                return slice(before + start - rows.start, before + stop - rows.start)
+            before += len(rows)
+        raise ValueError(f"rows {start} to {stop} are in no segment")
 
     @property
     def num_rows(self) -> int:
@@ -147,6 +159,11 @@ class Manifest:
         counts += tuple(segment.count for segment in self.samples)
         if not all(type(value) is int and value > 0 for value in counts):
             raise StoreError(f"the store's manifest has a count that is not a positive integer: {counts}")
+        if self.num_views > MAX_VIEW or self.dataset.num_samples > MAX_SAMPLES:
+            raise StoreError(
+                f"the store's manifest has {self.num_views} views of {self.dataset.num_samples} samples, more than "
+                f"{MAX_VIEW} of {MAX_SAMPLES}"
+            )
         if not 0 < self.num_labelled <= self.dataset.num_samples:
             raise StoreError(f"the store's manifest labels {self.num_labelled} samples of {self.dataset.num_samples}")
         if not self.teachers:
@@ -161,6 +178,11 @@ class Manifest:
                     f"teacher {teacher.name}: the top {teacher.codec.k} classes of the {self.unit.samples} samples of "
                     f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes, or use a store "
                     "of its own for this teacher"
+                )
+            if view_bytes > VIEW_BYTES and self.unit.samples > self.num_labelled:
+                raise StoreError(
+                    f"the store's manifest has units of {self.unit.samples} samples, of which {self.num_labelled} are "
+                    "labelled: they would be nearly empty"
                 )
 
     def digest(self, teacher: int) -> str:

@@ -1,17 +1,16 @@
 """Units: written, fsynced, recorded. What has no record does not exist; a record without its bytes is an error.
 
-zarr-python writes a chunk under a temporary name and renames it, but does not fsync, and leaves the temporary file
-when it is killed. So after zarr has written a unit's shards they are fsynced here, with their folders, and only then
-the unit's record is written: a group of its own whose attributes are the record. Records of two writers cannot
-overwrite one another, as updates of one shared attribute would.
+A unit's shards are written under temporary names, fsynced and renamed, and their folders are fsynced; only then the
+unit's record is written: a group of its own whose attributes are the record. Records of two writers cannot overwrite
+one another, as updates of one shared attribute would.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fastlabel.digests import canonical_json
 from fastlabel.errors import StoreError
-from fastlabel.store.layout import UNITS, node_text, sealed_node
-from fastlabel.store.manifest import Manifest
+from fastlabel.store.layout import ATTRIBUTE, NODE, UNITS, Node, node_text, read_node, sealed_node
+from fastlabel.store.manifest import Manifest, Unit
+from fastlabel.store.shard import encode_shard
 from fastlabel.system.atomic_files import PARTIAL, fsync, write_file
 
 ARRAYS = ("classes", "codes", "tail")
-RECORD_KEY = "fastlabel"
+_KEY = re.compile(r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})")  # of a unit: its row and column
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,17 @@ class UnitAddress:
         return f"{self.row}.{self.column}"
 
     @property
+    def views(self) -> range:
+        return range(self.view_start, self.view_stop)
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.view_stop - self.view_start, self.sample_stop - self.sample_start
 
 
 @dataclass(frozen=True)
 class Record:
-    """That a unit is committed.
+    """That the first views of a unit are committed, up to ``view_stop``: all, but where a unit has grown.
 
     Attributes:
         manifest: digest of the manifest that the unit was made under.
@@ -76,12 +79,38 @@ class Record:
 
 def addresses(manifest: Manifest) -> Iterator[UnitAddress]:
     """All units of a store of that extent, view group by view group."""
-    unit = manifest.unit
-    for row, view in enumerate(range(0, manifest.num_views, unit.views)):
-        for rows in manifest.segments:
-            for sample in range(rows.start, rows.stop, unit.samples):
-                stop = min(view + unit.views, manifest.num_views), min(sample + unit.samples, rows.stop)
-                yield UnitAddress(row, sample // unit.samples, view, stop[0], sample, stop[1])
+    for row in range(-(-manifest.num_views // manifest.unit.views)):
+        yield from units_of_row(manifest, row)
+
+
+def units_of_row(manifest: Manifest, row: int) -> Iterator[UnitAddress]:
+    """The units of one view group."""
+    for rows in manifest.segments:
+        for sample in range(rows.start, rows.stop, manifest.unit.samples):
+            yield _address(manifest, row, rows, sample)
+
+
+def address(manifest: Manifest, row: int, column: int) -> UnitAddress | None:
+    """The unit of that place, or None where a store of that extent has none."""
+    sample = column * manifest.unit.samples
+    rows = next((rows for rows in manifest.segments if sample in rows), None)
+    return (
+        None
+        if rows is None or row * manifest.unit.views >= manifest.num_views
+        else _address(manifest, row, rows, sample)
+    )
+
+
+def _address(manifest: Manifest, row: int, rows: range, sample: int) -> UnitAddress:
+    unit, view = manifest.unit, row * manifest.unit.views
+    stop = min(view + unit.views, manifest.num_views), min(sample + unit.samples, rows.stop)
+    return UnitAddress(row, sample // unit.samples, view, stop[0], sample, stop[1])
+
+
+def count_units(manifest: Manifest) -> int:
+    """How many units each teacher has in a store of that extent."""
+    columns = sum(-(-len(rows) // manifest.unit.samples) for rows in manifest.segments)
+    return -(-manifest.num_views // manifest.unit.views) * columns
 
 
 def labels_digest(classes: NDArray[Any], codes: NDArray[Any], tail: NDArray[Any]) -> str:
@@ -97,32 +126,63 @@ def boxes_digest(boxes: NDArray[np.int32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(boxes, "<i4").data).hexdigest()
 
 
-def write_unit(root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, NDArray[Any]], record: Record) -> None:
-    """Write a unit's three shards and make them durable, then its record."""
-    group = zarr.open_group(root / str(teacher), mode="r+")
-    # zarr reads what it overwrites, and what a crash left there need not be readable.
-    for name in ARRAYS:
-        shard_path(root, teacher, name, at).unlink(missing_ok=True)
-    # An all-zero shard would not be written at all otherwise, and could not be told from a lost one.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name in ARRAYS:
-            array = group[name]
-            assert isinstance(array, zarr.Array)
-            array[at.view_start : at.view_stop, at.sample_start : at.sample_stop] = labels[name]
+def write_unit(
+    root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, NDArray[Any]], record: Record, unit: Unit
+) -> None:
+    """Replace a unit's three shards, each at once and durably, then its record.
+
+    Where it only gains views, its old record is true of the new shards as well: whatever stops this, nothing is lost.
+    """
     shards = [shard_path(root, teacher, name, at) for name in ARRAYS]
-    folders = dict.fromkeys(folder for shard in shards for folder in shard.parents if folder.is_relative_to(root))
-    for path in [*shards, *folders]:
-        fsync(path)
+    for name, shard in zip(ARRAYS, shards, strict=True):
+        make_way(shard)
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        write_file(shard, encode_shard(labels[name], unit.views, unit.samples))
+    for folder in dict.fromkeys(folder for shard in shards for folder in shard.parents if folder.is_relative_to(root)):
+        fsync(folder)
     _write_record(root, teacher, at, record)
 
 
+def discard_record(root: Path, teacher: int, at: UnitAddress) -> None:
+    """Make a unit one that is not committed, durably. Its shards stay until they are written anew."""
+    path = record_path(root, teacher, at)
+    if os.path.lexists(path):
+        make_way(path, whatever=True)
+        fsync(path.parent)
+
+
+def make_way(path: Path, whatever: bool = False) -> None:
+    """Remove a folder, or with ``whatever`` anything, where a file is to be written.
+
+    Raises:
+        StoreError: it is a folder that is not empty: what is in there is not ours.
+    """
+    if not path.is_dir() or path.is_symlink():
+        if whatever:
+            path.unlink(missing_ok=True)
+        return
+    try:
+        path.rmdir()
+    except OSError as error:
+        raise StoreError(f"{path} is a folder where a file of the store must be; move it away") from error
+
+
+def shard_file(teacher: int, name: str, at: UnitAddress) -> str:
+    """Path within its store of a unit's part of an array: the file that zarr keeps it in."""
+    return f"{teacher}/{name}/c/{at.row}/{at.column}/0"
+
+
 def shard_path(root: Path, teacher: int, name: str, at: UnitAddress) -> Path:
-    """The file that zarr keeps a unit's part of an array in."""
-    return root / str(teacher) / name / "c" / str(at.row) / str(at.column) / "0"
+    return root / shard_file(teacher, name, at)
+
+
+def record_file(teacher: int, at: UnitAddress) -> str:
+    """Path within its store of a unit's record."""
+    return f"{teacher}/{UNITS}/{at.key}/{NODE}"
 
 
 def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
-    return root / str(teacher) / UNITS / at.key / "zarr.json"
+    return root / record_file(teacher, at)
 
 
 def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
@@ -132,17 +192,17 @@ def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> 
     fsync(path.parent.parent)
 
 
-def record_node(record: Record) -> dict[str, Any]:
+def record_node(record: Record) -> Node:
     """A record as the node that its file holds."""
-    return sealed_node({"zarr_format": 3, "node_type": "group", "attributes": {RECORD_KEY: asdict(record)}})
+    return sealed_node({"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: asdict(record)}})
 
 
 def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
     """A unit's record, or None where it is not committed; StoreError where it is damaged or of another unit."""
     path = record_path(root, teacher, at)
     try:
-        node = json.loads(path.read_text())
-        data = node["attributes"][RECORD_KEY]
+        node = read_node(path.parent)
+        data = node["attributes"][ATTRIBUTE]
         record = Record(**data | {"labels": tuple(map(str, data["labels"])), "boxes": tuple(map(str, data["boxes"]))})
         whole = canonical_json(node) == canonical_json(record_node(record))
     except FileNotFoundError:
@@ -153,9 +213,38 @@ def read_record(root: Path, teacher: int, at: UnitAddress) -> Record | None:
         raise StoreError(f"{path} is damaged: it holds more or something else than the record of a unit")
     place = (at.view_start, at.view_stop, at.sample_start, at.sample_stop)
     found = (record.view_start, record.view_stop, record.sample_start, record.sample_stop)
-    if found != place or not len(record.labels) == len(record.boxes) == at.shape[0]:
+    # Fewer views than the unit's are committed while it grows, more where it grew since the manifest was read.
+    fits = all(type(number) is int for number in found) and (found[0], *found[2:]) == (place[0], *place[2:])
+    if not fits or not 0 < len(record.labels) == len(record.boxes) == record.view_stop - record.view_start:
         raise StoreError(f"{path} is damaged: it records the unit {found}, its place is {place}")
     return record
+
+
+def touched_units(root: Path, teacher: int, manifest: Manifest) -> list[UnitAddress]:
+    """The units of a store of that extent of which there is a file, in the order of `addresses`.
+
+    It looks at what is there: a manifest may promise more units than anyone could visit.
+    """
+    folder = root / str(teacher)
+    keys = set(_names(folder / UNITS))
+    for array in ARRAYS:
+        chunks = folder / array / "c"
+        keys |= {f"{row}.{column}" for row in _names(chunks) for column in _names(chunks / row)}
+    places = sorted(tuple(map(int, key.split("."))) for key in keys if _KEY.fullmatch(key))
+    return [unit for row, column in places if (unit := address(manifest, row, column)) is not None]
+
+
+def recorded_units(root: Path, teacher: int, manifest: Manifest) -> list[UnitAddress]:
+    """Those of them that have a record, possibly a damaged one."""
+    units = touched_units(root, teacher, manifest)
+    return [unit for unit in units if os.path.lexists(record_path(root, teacher, unit))]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # there is none; `verify` says so where it cannot be listed
+        return []
 
 
 @contextmanager

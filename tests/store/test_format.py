@@ -373,7 +373,7 @@ DAMAGES = {
     "a lost shard": Damage(
         lambda store: (store / "0/codes/c/0/1/0").unlink(),
         StoreError,
-        "unit 0.1 of teacher 0 is damaged or lost: the labels of view 0 have the digest",
+        "unit 0.1 of teacher 0 is damaged or lost: 0/codes/c/0/1/0 is missing",
         "damaged labels",
     ),
     "swapped shards": Damage(
@@ -391,7 +391,7 @@ DAMAGES = {
     "a flipped bit": Damage(
         lambda store: flip_a_bit(store / "0/classes/c/0/0/0"),
         StoreError,
-        "view 0 of teacher 0 cannot be read: ",
+        "damaged or lost: the labels of view 0: 0/classes/c/0/0/0 a chunk does not have its crc32c",
         "checksum",
     ),
     "another seed": Damage(
@@ -409,7 +409,7 @@ DAMAGES = {
     "another codec": Damage(
         lambda store: edit(store / "0", lambda m: m["codec"].update(codes_per_nat=16)),
         StoreError,
-        "the store's manifest cannot be read: codec is {",
+        "0/zarr.json: is not the manifest of a teacher: InputError: codec is {",
         "unknown codec",
     ),
     "no record": Damage(
@@ -427,7 +427,7 @@ DAMAGES = {
     "lost sample ids": Damage(
         lambda store: (store / "samples/1/c/0").unlink(),
         StoreError,
-        "its sample ids do not have the digest that its manifest gives",
+        "samples/1/c/0: is missing",
         "has other sample ids",
     ),
     "records of other samples": Damage(
@@ -439,7 +439,7 @@ DAMAGES = {
     "a shorter array": Damage(
         lambda store: edit_array(store / "0/classes", "shape", [2, 7, 3]),
         StoreError,
-        "is damaged: 0/classes is uint16 (2, 7, 3), its manifest needs uint16 (2, 8, 3)",
+        "0/classes/zarr.json: has shape[1] = 7; this version of fastlabel writes 8",
         "has classes of another shape",
     ),
 }

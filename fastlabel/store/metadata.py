@@ -1,12 +1,13 @@
-"""The metadata of a store under `verify`: every zarr.json and the sample ids, byte for byte."""
+"""The one reader of a store's metadata: every zarr.json and the sample ids, byte for byte.
+
+`LabelStore.open` raises the first error that is found here, `verify` reports all, `repair` rebuilds what it can.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 
 from fastlabel.digests import canonical_json, first_difference, ids_digest
 from fastlabel.errors import FastlabelError, StoreError
-from fastlabel.integrity.report import Finding
-from fastlabel.integrity.shard_reader import DamagedChunkError, decode_chunk
-from fastlabel.store import layout as nodes
-from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, NODE, SAMPLES, Node
-from fastlabel.store.manifest import Manifest, TeacherInfo, check_version
-from fastlabel.store.store import LabelStore
+from fastlabel.store import layout
+from fastlabel.store.finding import Finding, without_path
+from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, NODE, SAMPLES, Node, is_manifest, node_file, segment_file
+from fastlabel.store.manifest import MAX_TEACHERS, Manifest, TeacherInfo, check_version
+from fastlabel.store.shard import DamagedFileError, decode_chunk, most_chunk_bytes
 from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.system.regular_files import read_regular
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Metadata:
         unread: the numbers of the others.
         segments: sample ids of each segment, None where they are damaged.
         known: paths within the store of all files that belong there.
+        findings: what is wrong, and notes.
+        minor: errors on which no label depends: all else can be read nevertheless.
     """
 
     path: Path
@@ -45,11 +48,17 @@ class Metadata:
     segments: list[NDArray[np.int64] | None] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    minor: list[Finding] = field(default_factory=list)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         names = self.nodes[""]["attributes"].get(CLASS_NAMES)
         return tuple(map(str, names)) if isinstance(names, list) else None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """All that is wrong, minor errors included."""
+        return [*(finding for finding in self.findings if finding.level == "error"), *self.minor]
 
     def unit_ids(self, unit: UnitAddress) -> NDArray[np.int64] | None:
         """Sample ids of a unit, or None where they are damaged."""
@@ -58,6 +67,22 @@ class Metadata:
             if unit.sample_start in rows:
                 return None if ids is None else ids[unit.sample_start - rows.start : unit.sample_stop - rows.start]
         return None
+
+    def unit_ids_digest(self, unit: UnitAddress) -> str | None:
+        """The digest of a unit's sample ids, or None where they are damaged."""
+        ids = self.unit_ids(unit)
+        return None if ids is None else ids_digest(ids)
+
+    def check(self) -> Manifest:
+        """The manifest of a store whose metadata is whole. StoreError that names the first file that is not."""
+        first = next((finding for finding in self.findings if finding.level == "error"), None)
+        if first is None and self.manifest is not None:
+            return self.manifest
+        assert first is not None  # why there is no manifest
+        if "" not in self.nodes:
+            raise StoreError(f"{self.path} is not a fastlabel label store: its {NODE} {first.problem}")
+        remedy = "" if is_manifest(first.file) else f"; `fastlabel repair {self.path} DATA.beton` rebuilds what it can"
+        raise StoreError(f"{self.path}: {first.file}: {first.problem}{first.place}{remedy}")
 
     def error(self, file: str, problem: str, teacher: int | None = None) -> None:
         self.findings.append(Finding("error", file, problem, teacher))
@@ -77,8 +102,17 @@ class Metadata:
             return
         self.known.add(file)
         with self.reporting(file, teacher):
-            self.nodes[folder] = nodes.read_node(self.path / folder)
-            check_spelling(self.path / file, self.nodes[folder])
+            self.nodes[folder] = node = layout.read_node(self.path / folder)
+            if not is_spelled(self.path / file, node):
+                self.minor.append(Finding("error", file, SPELLING, teacher))
+
+
+SPELLING = "is damaged: its values are whole, but not spelled as fastlabel writes them"
+
+
+def is_spelled(path: Path, node: Node) -> bool:
+    """Whether a node's file says it in the very bytes that fastlabel writes."""
+    return read_regular(path, layout.MAX_NODE_BYTES) == layout.node_text(node).encode()
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -95,33 +129,14 @@ def read_metadata(path: Path) -> Metadata:
     return found
 
 
-def node_file(folder: str) -> str:
-    return f"{folder}/{NODE}" if folder else NODE
-
-
-def check_spelling(path: Path, node: Node) -> None:
-    """StoreError unless a node's file says it in the very bytes that fastlabel writes."""
-    if path.read_bytes() != nodes.node_text(node).encode():
-        raise StoreError(f"{path} is damaged: its values are whole, but not spelled as fastlabel writes them")
-
-
-def without_path(error: Exception, path: Path) -> str:
-    """An error's text, for a finding that names the file itself."""
-    if isinstance(error, FileNotFoundError):
-        return "is missing"
-    if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror or error}"
-    return str(error).removeprefix(f"{path} ")
-
-
 def _read_manifests(found: Metadata) -> None:
     data = found.nodes[""]["attributes"].get(ATTRIBUTE)
     if not isinstance(data, dict):
         raise StoreError(f"has no attribute {ATTRIBUTE!r}: this is no label store")
     check_version(data)
     count = data.get("num_teachers")
-    if type(count) is not int or count < 1:
-        raise StoreError(f"names {count!r} teachers, expected a positive number")
+    if type(count) is not int or not 1 <= count <= MAX_TEACHERS:
+        raise StoreError(f"names {count!r} teachers, expected 1 to {MAX_TEACHERS:,}")
     infos = {}
     for number in range(count):
         found.read(str(number), number)
@@ -151,8 +166,9 @@ def _check_nodes(found: Metadata, manifest: Manifest) -> None:
     """Compare every node with the one that this version writes for the manifest."""
     names = found.class_names
     if names is not None and len(names) != manifest.dataset.num_classes:
-        found.error(NODE, f"has {len(names)} class names for {manifest.dataset.num_classes} classes")
-    for place, wanted in expected_nodes(manifest, names).items():
+        problem = f"has {len(names)} class names for {manifest.dataset.num_classes} classes"
+        found.minor.append(Finding("error", NODE, problem))
+    for place, wanted in layout.store_nodes(manifest, names).items():
         top, _, rest = place.partition("/")
         teacher = found.numbers[int(top)] if top.isdecimal() else None
         folder = place if teacher is None else f"{teacher}/{rest}".rstrip("/")
@@ -162,7 +178,7 @@ def _check_nodes(found: Metadata, manifest: Manifest) -> None:
 
 
 def _check_node(found: Metadata, folder: str, wanted: Node, teacher: int | None, is_label_array: bool) -> None:
-    one, other = nodes.bare_node(found.nodes[folder]), nodes.bare_node(wanted)
+    one, other = layout.bare_node(found.nodes[folder]), layout.bare_node(wanted)
     shape, least = one.get("shape"), other.get("shape")
     if is_label_array and shape != least and least is not None and _covers(shape, least):
         problem = f"has the shape {shape}, of which the manifest uses {least}: a run that was to grow it was cut short"
@@ -184,26 +200,18 @@ def _covers(shape: Any, least: list[int]) -> bool:
     )
 
 
-@lru_cache(maxsize=4)
-def expected_nodes(manifest: Manifest, class_names: tuple[str, ...] | None) -> dict[str, Node]:
-    """By folder, all nodes that a store of that manifest has besides records, as this version writes them."""
-    with tempfile.TemporaryDirectory(prefix="fastlabel-") as folder:
-        root = Path(folder)
-        segments = [np.zeros(segment.count, np.int64) for segment in manifest.samples]
-        LabelStore.create_at(root, manifest, segments, class_names)
-        folders = sorted(path.parent for path in root.rglob(NODE))
-        return {"" if at == root else str(at.relative_to(root)): nodes.read_node(at) for at in folders}
-
-
 def _read_segment(found: Metadata, number: int, manifest: Manifest) -> NDArray[np.int64] | None:
-    file, segment = f"{SAMPLES}/{number}/c/0", manifest.samples[number]
+    file, segment = segment_file(number), manifest.samples[number]
     found.known.add(file)
+    shape, dtype = (segment.count,), np.dtype("<i8")
     try:
-        data = np.frombuffer((found.path / file).read_bytes(), np.uint8)
-        ids: NDArray[np.int64] = decode_chunk(data, (segment.count,), np.dtype("<i8"))
+        data = np.frombuffer(read_regular(found.path / file, most_chunk_bytes(shape, dtype)), np.uint8)
+        ids: NDArray[np.int64] = decode_chunk(data, shape, dtype)
         if ids_digest(ids) != segment.digest:
-            raise DamagedChunkError("its sample ids do not have the digest that the manifest gives")
-    except (OSError, DamagedChunkError) as error:
+            raise DamagedFileError("its sample ids do not have the digest that the manifest gives")
+        if (ids[1:] <= ids[:-1]).any():
+            raise DamagedFileError("its sample ids do not ascend")
+    except (OSError, DamagedFileError) as error:
         found.error(file, without_path(error, found.path / file))
         return None
     return ids
@@ -213,4 +221,4 @@ def _check_ids(found: Metadata, manifest: Manifest) -> None:
     held = [ids for ids in found.segments if ids is not None]
     ids = np.sort(np.concatenate(held)) if held else np.zeros(0, np.int64)
     if len(ids) and ((ids[1:] == ids[:-1]).any() or ids[0] < 0 or ids[-1] >= manifest.dataset.num_samples):
-        found.error(SAMPLES, "the sample ids repeat, or leave the dataset")
+        found.error(SAMPLES, f"sample ids must be 0 to {manifest.dataset.num_samples - 1}, each in one segment")
