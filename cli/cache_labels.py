@@ -115,7 +115,7 @@ def _describe(report: CacheReport) -> str:
     if report.dry_run:
         return (
             f"dry run: {report.store} would hold {what}: about {report.bytes_on_disk:,} bytes in {report.units} units, "
-            f"about {duration(report.seconds)} to label what is missing here"
+            f"about {duration(report.seconds)} to label what is missing here{_between(report)}"
         )
     if not report.crops_done:
         return f"{report.store} is complete: {what}; {report.bytes_on_disk:,} bytes"
@@ -124,3 +124,10 @@ def _describe(report: CacheReport) -> str:
         f"{report.store}: {what}; labelled {report.crops_done:,} crops in {duration(report.seconds)} "
         f"({rate:,.0f} crops/s), {report.bytes_on_disk:,} bytes"
     )
+
+
+def _between(report: CacheReport) -> str:
+    """How sure a dry run is of its time."""
+    if report.seconds_between is None:
+        return " (a rough guess: too few batches to measure)"
+    return f" (between {duration(report.seconds_between[0])} and {duration(report.seconds_between[1])})"

@@ -129,6 +129,10 @@ def _teacher_lines(teacher: TeacherInspection) -> Iterable[str]:
     if info.members:
         yield f"ensemble     {info.ensemble} of {', '.join(member.arch for member in info.members)}"
     yield f"precision    {info.precision}{tf32} on {info.device}, batches of {info.forward_batch}{compiled}"
+    for network in info.networks:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (network.mean, network.std))
+        mapped = "" if network.class_map is None else ", classes mapped"
+        yield f"images       of {network.size} pixels, mean {mean}, std {std}{mapped}"
     own = "own " if info.keeps_classes else ""
     yield f"codec        {codec.to_dict()['name']}, the top {codec.k} of {codec.num_classes:,} {own}classes"
     yield (

@@ -13,7 +13,7 @@ from fastlabel.views import ViewPolicy
 
 COUNTS = {"views": 1, "size": 1, "seed": 0, "ipc": 1, "num_workers": 0, "decode_batch": 1, "forward_batch": 1}
 MOST_VIEWS = 1 << 20  # exclusive; every unit of a store is looked at when it is planned
-OPTIONAL = {"size", "ipc", "decode_batch", "forward_batch"}
+OPTIONAL = {"size", "seed", "ipc", "decode_batch", "forward_batch"}
 
 
 def check_labelling(

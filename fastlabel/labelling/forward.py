@@ -62,7 +62,7 @@ class StartedLabels:
     """Labels of some crops on their way to the host.
 
     Attributes:
-        labels: on the CPU, once ``ready`` has come.
+        labels: on the CPU, once `ready` has come.
         storable: bool [count], whether the logits of a crop are a distribution; likewise.
         ready: the CUDA event after the copy; None where nothing is waited for.
     """
@@ -81,7 +81,7 @@ class TeacherForward:
 
     @torch.inference_mode()
     def logits(self, images_BHWC: Tensor, count: int) -> Tensor:
-        """Logits float32 [count, C] of the first ``count`` images of a canonical batch, uint8 [F, S, S, 3].
+        """Logits float32 [count, C] of the first `count` images of a canonical batch, uint8 [F, S, S, 3].
 
         Raises:
             TeacherError: the logits have the wrong width, or the device has too little memory for the batch.
@@ -129,7 +129,7 @@ class TeacherForward:
         )
 
     def labels(self, images_BHWC: Tensor, ids: NDArray[np.int64], view: int) -> TopKLabels:
-        """Labels, on the CPU, of a canonical batch, the first ``len(ids)`` images of which are those samples.
+        """Labels, on the CPU, of a canonical batch, the first `len(ids)` images of which are those samples.
 
         Raises:
             TeacherError: the logits have the wrong width, or are NaN, +inf or all -inf; names the samples.
@@ -137,13 +137,13 @@ class TeacherForward:
         return self.finish(self.start(images_BHWC, len(ids)), ids, view)
 
     def start(self, images_BHWC: Tensor, count: int) -> StartedLabels:
-        """Begin to make the labels of the first ``count`` images of a canonical batch; a GPU is not waited for.
+        """Begin to make the labels of the first `count` images of a canonical batch; a GPU is not waited for.
 
         Raises:
             TeacherError: the logits have the wrong width.
         """
         logits = self.logits(images_BHWC, count)
-        # Not the codec's own encode, which would wait to look at the logits: ``finish`` does that.
+        # Not the codec's own encode, which would wait to look at the logits: `finish` does that.
         classes, codes, tail = (_to_host(tensor) for tensor in encode_topk(logits, self._codec.k))
         good = _to_host(storable(logits))
         ready = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ def label_units(
     forwards: dict[int, TeacherForward],
     advance: Callable[[int], Any],
     stop: StopRequest | None,
-) -> Iterator[tuple[UnitAddress, list[int]]]:
-    """Label units, each by the teachers that lack it, by number; give each when it is committed.
+) -> Iterator[tuple[UnitAddress, list[int], list[dict[str, NDArray[Any]]]]]:
+    """Label units, each by the teachers that lack it, by number; give each with its labels when it is committed.
 
     Raises:
         Interrupted: ``stop`` was requested; between two units.
@@ -38,8 +37,7 @@ def label_units(
     for unit, lacking in todo:
         if stop is not None:
             stop.check("what is committed is kept; give the same command again to go on")
-        label_unit(store, unit, images, [forwards[teacher] for teacher in lacking], lacking, advance)
-        yield unit, lacking
+        yield unit, lacking, label_unit(store, unit, images, [forwards[one] for one in lacking], lacking, advance)
 
 
 def label_unit(
@@ -49,10 +47,10 @@ def label_unit(
     forwards: list[TeacherForward],
     teachers: list[int],
     advance: Callable[[int], Any],
-) -> None:
-    """Label one unit by some of the store's teachers, whose numbers are ``teachers``, and commit it for each.
+) -> list[dict[str, NDArray[Any]]]:
+    """Label one unit by some of the store's teachers, whose numbers are `teachers`, and commit it for each.
 
-    ``advance`` is told of the crops as they are done.
+    `advance` is told of the crops as they are done. Returns the labels that each of them gave, arrays [V, N, ...].
     """
     ids = store.unit_ids(unit)
     labels = [empty_labels(store.manifest.teachers[teacher].codec, unit.shape) for teacher in teachers]
@@ -68,6 +66,7 @@ def label_unit(
     boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
     for teacher, arrays in zip(teachers, labels, strict=True):
         store.write(unit, teacher, arrays, boxes)
+    return labels
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,11 @@ def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, labels:
 
 def try_labelling(
     images: ImageLoader, forwards: list[TeacherForward], ids: NDArray[np.int64], views: range
-) -> tuple[float, int]:
-    """Label some samples into nowhere: seconds, and bytes of the labels when compressed."""
-    started, compressed = time.monotonic(), 0
+) -> Iterator[tuple[int, int]]:
+    """Label some samples into nowhere: crops, and bytes of their labels when compressed, of each batch once it is done.
+
+    To be closed by one who leaves it early.
+    """
     with closing(_start(images, forwards, ids, views)) as batches:
         for batch in one_behind(batches):
-            compressed += sum(map(compressed_bytes, batch.finish(forwards)))
-    return time.monotonic() - started, compressed
+            yield len(batch.ids), sum(map(compressed_bytes, batch.finish(forwards)))

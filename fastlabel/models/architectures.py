@@ -19,22 +19,22 @@ _CONVNET = re.compile(r"convnet-d(\d+)(?:-w(\d+))?")
 _CONVNET_EXAMPLES = ["convnet-d3", "convnet-d4", "convnet-d3-w64"]
 
 
-def build_model(arch: str, num_classes: int, size: int | None = None) -> nn.Module:
+def build_model(arch: str, num_classes: int, size: int | None = None, *, tried: bool = True) -> nn.Module:
     """A network by name: "convnet-d3", "convnet-d3-w64", "resnet18" (torchvision's) or "timm:resnet18".
 
     "zca:" before a name puts a `Whitening` in front of the network. Its weights are random. `size` is the side of
-    the square images in pixels. Raises InputError for an unknown name (with near matches), for images that the
-    network cannot take, and where timm is not installed.
+    the square images in pixels; a network of torchvision or timm is `tried` on one such image. Raises InputError for an
+    unknown name (with near matches), for images that the network cannot take, and where timm is not installed.
     """
     if arch.startswith(WHITENED):
         if size is None:
             raise InputError(f"{arch} needs the size of its images in pixels")
-        return nn.Sequential(Whitening(size), build_model(arch.removeprefix(WHITENED), num_classes, size))
+        return nn.Sequential(Whitening(size), build_model(arch.removeprefix(WHITENED), num_classes, size, tried=tried))
     if arch.startswith("timm:"):
-        return _timm_model(arch, num_classes, size)
+        return _timm_model(arch, num_classes, size, tried)
     match = _CONVNET.fullmatch(arch)
     if match is None:
-        return _torchvision_model(arch, num_classes, size)
+        return _torchvision_model(arch, num_classes, size, tried)
     if size is None:
         raise InputError(f"{arch} needs the size of its images in pixels")
     return ConvNet(int(match[1]), int(match[2] or 128), num_classes, size)
@@ -57,7 +57,7 @@ def import_timm() -> Any:
     return timm
 
 
-def _torchvision_model(arch: str, num_classes: int, size: int | None) -> nn.Module:
+def _torchvision_model(arch: str, num_classes: int, size: int | None, tried: bool) -> nn.Module:
     from torchvision import models
 
     name = arch.removeprefix("torchvision:")
@@ -78,12 +78,12 @@ def _torchvision_model(arch: str, num_classes: int, size: int | None) -> nn.Modu
         network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise _unfit(arch, size, error) from error
-    if size is not None:
+    if tried and size is not None:
         _try_forward(arch, network, size)
     return network
 
 
-def _timm_model(arch: str, num_classes: int, size: int | None) -> nn.Module:
+def _timm_model(arch: str, num_classes: int, size: int | None, tried: bool) -> nn.Module:
     timm, name = import_timm(), arch.removeprefix("timm:")
     if not timm.is_model(name):
         raise InputError(f"unknown model {arch!r}: {near_names(name.split('.')[0], timm.list_models())}")
@@ -94,7 +94,7 @@ def _timm_model(arch: str, num_classes: int, size: int | None) -> nn.Module:
             network = timm.create_model(name, num_classes=num_classes, img_size=size)
     except (ValueError, RuntimeError, AssertionError, TypeError) as error:
         raise _unfit(arch, size, error) from error
-    if size is not None:
+    if tried and size is not None:
         _try_forward(arch, network, size)
     return network
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from fastlabel.errors import InputError, TeacherError
 
 CHECKPOINT_FORMAT = 1
+LARGEST_SIDECAR = 16 << 20  # bytes: the names of a million classes
+SMALL = 1 << 20  # bytes that an expanded tensor may take
 _PICKLE_MAGIC = b"\x80"
 _NAMED_BY_HASH = re.compile(r"-([0-9a-f]{8,64})\.[A-Za-z0-9]+$")
 
@@ -68,7 +70,23 @@ def checked(path: Path, content: object) -> dict[str, Any]:
     missing = [key for key in ("spec", "state", "epoch") if key not in content]
     if missing:
         raise TeacherError(f"{path} is not a whole checkpoint: it lacks {', '.join(missing)}")
+    if not isinstance(content["spec"], dict) or type(content["epoch"]) is not int:
+        raise TeacherError(f"{path} is damaged: its spec or its epoch is none")
+    categories = content.get("categories", [])
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
+        raise TeacherError(f"{path} is damaged: its categories are no list of class names")
+    if not is_state_dict(content["state"]):
+        raise TeacherError(f"{path} is damaged: its state is no dictionary of names and tensors")
     return content
+
+
+def is_state_dict(content: object) -> bool:
+    """Whether something is a dictionary of names and tensors, and not empty."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -102,6 +120,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     sidecar = path.with_name(path.name + ".json")
     if not sidecar.is_file():
         return {}
+    if sidecar.stat().st_size > LARGEST_SIDECAR:
+        raise InputError(f"{sidecar} has {sidecar.stat().st_size:,} bytes, expected at most {LARGEST_SIDECAR:,}")
     try:
         values = json.loads(sidecar.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -135,7 +155,9 @@ def _load(path: Path, legacy: bool) -> object:
     try:
         if not legacy:
             _check_archive(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        _check_storage(path, content)
+        return content
     except pickle.UnpicklingError as error:
         raise TeacherError(
             f"{path} holds Python objects beyond tensors and plain values, which can run code when loaded: "
@@ -150,10 +172,29 @@ def _check_archive(path: Path) -> None:
         names = [name.partition("/")[2] for name in archive.namelist()]
         if "constants.pkl" in names:
             raise TeacherError(f"{path} is a TorchScript program, which is not read: save it with torch.export.save")
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise TeacherError(f"{path} is compressed, which torch.save never does: unpack it, and save it again")
         # torch.load does not check the checksums that torch.save wrote.
         broken = archive.testzip()
     if broken is not None:
         raise TeacherError(f"{path} is damaged: the checksum of its part {broken} is wrong")
+
+
+def _check_storage(path: Path, content: object) -> None:
+    """TeacherError for a tensor of more values than the file has: sparse, or expanded, and large when it is copied."""
+    stack, seen = [content], set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Tensor):
+            nbytes = value.numel() * value.element_size()
+            whole = value.layout == torch.strided and not value.is_meta
+            if not whole or nbytes > max(SMALL, value.untyped_storage().nbytes()):
+                raise TeacherError(
+                    f"{path} is refused: a tensor of shape {list(value.shape)} has no values, or fewer than it says"
+                )
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            stack += value.values() if isinstance(value, dict) else value
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from fastlabel.errors import InputError
 
+IN_ORDER = "in-order"  # in place of a file: class i of the dataset is class i of the teacher, whatever their names
+LARGEST = 64 << 20  # bytes
 _SEPARATOR = re.compile(r"\s*(?:\t|->|:)\s*")
 
 
@@ -26,22 +28,24 @@ class Classes:
     names: tuple[str, ...] = ()
 
     def number(self, name: object) -> int:
-        """The number of a class that is given by number or by name. InputError where that is not one class."""
+        """The number of a class that is given by name or by number. InputError where that is not one class.
+
+        A whole number is a number; text is a name, and only where no class has that name a number.
+        """
         text = str(name).strip()
         by_number = int(text) if re.fullmatch(r"\d{1,18}", text) and int(text) < self.count else None
         by_name = [index for index, known in enumerate(self.names) if known == text]
-        found = set(by_name) | (set() if by_number is None else {by_number})
-        if isinstance(name, int) and by_number is not None:
+        if type(name) is not int and len(by_name) > 1:
+            raise InputError(
+                f"{text!r} is more than one class of {self.owner} ({', '.join(map(str, by_name))}): "
+                "give a JSON list, with the number of the teacher's class of each of the dataset's"
+            )
+        if type(name) is not int and by_name:
+            return by_name[0]
+        if by_number is not None:
             return by_number
         if type(name) is int and self.names:
             raise InputError(f"{self.owner} has no class {text!r}: give its name or a number below {self.count}")
-        if len(found) == 1:
-            return found.pop()
-        if found:
-            raise InputError(
-                f"{text!r} is more than one class of {self.owner} ({', '.join(map(str, sorted(found)))}): "
-                "give a JSON list, with the teacher's class of each of the dataset's"
-            )
         if not self.names:
             raise InputError(f"{self.owner} has the classes 0 to {self.count - 1}, without names: {text!r} is none")
         near = difflib.get_close_matches(text, self.names, n=3, cutoff=0.5)
@@ -60,6 +64,8 @@ def read_class_map(path: str | os.PathLike[str]) -> list[tuple[object, object]]:
     Raises InputError for a file that is neither.
     """
     path = Path(path)
+    if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST):
+        raise InputError(f"the class map {path} must be a file of at most {LARGEST:,} bytes")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

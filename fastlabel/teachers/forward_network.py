@@ -51,6 +51,13 @@ def compiled(model: nn.Module) -> nn.Module:
     return network
 
 
+def is_compile_error(error: RuntimeError) -> bool:
+    """Whether torch.compile could not take a network, or not as one graph."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
 def _is_cast(module: nn.Module) -> bool:
     hooked = module._forward_pre_hooks  # such as weight norm's, which makes the weight anew
     return type(module) in _AUTOCAST and module.weight.dtype == torch.float32 and not hooked

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from fastlabel.errors import TeacherError
-from fastlabel.teachers.forward_network import forward_network
+from fastlabel.teachers.forward_network import forward_network, is_compile_error
 from fastlabel.teachers.precision import teacher_precision
 from fastlabel.teachers.teacher import Teacher
+
+PROBABILITY_SUM_ERROR = 0.01  # a softmax in bfloat16 is as far from a sum of 1
 
 
 class LabellingNetwork(nn.Module):
@@ -27,16 +28,19 @@ class LabellingNetwork(nn.Module):
         self._model, self._teacher = forward_network(teacher), teacher
         chosen = None if teacher.keeps_classes or teacher.class_map is None else torch.tensor(teacher.class_map)
         self.register_buffer("columns", chosen, persistent=False)
+        self._looked = False
         self.eval()
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Logits of B crops. TeacherError for logits of another shape than [B, the teacher's classes]."""
+        """Logits of B crops. TeacherError for what are no logits: of another shape, no floats, or probabilities."""
         spec, teacher = self._teacher.model.spec, self._teacher
         with teacher_precision(images_B3SS.device.type, teacher.precision, teacher.tf32):
             images = resized(images_B3SS, spec.size)
             try:
                 logits = self._model(images) if teacher.fixed_batch is None else self._in_batches(images)
-            except TorchDynamoException as error:
+            except RuntimeError as error:
+                if teacher.forward == "eager" or not is_compile_error(error):
+                    raise
                 reason = (str(error).splitlines() or ["no reason given"])[0]
                 raise TeacherError(
                     f"teacher {teacher.name} cannot be compiled as one graph: {reason}; give --forward eager"
@@ -46,7 +50,17 @@ class LabellingNetwork(nn.Module):
             raise TeacherError(
                 f"teacher {teacher.name} gives logits of {found}, expected ({len(images)}, {spec.num_classes})"
             )
+        if not logits.is_floating_point():
+            raise TeacherError(f"teacher {teacher.name} gives logits of type {logits.dtype}, expected floats")
         logits = logits.float()
+        if not self._looked:
+            # One look is enough for a network that always ends in the same layer, and a GPU waits for it.
+            self._looked = True
+            if are_probabilities(logits):
+                raise TeacherError(
+                    f"teacher {teacher.name} gives probabilities, from 0 to 1 and of sum 1, not logits: leave out its "
+                    "last softmax, or let it give their logarithms"
+                )
         return logits if self.columns is None else logits[:, self.columns]
 
     def _in_batches(self, images: Tensor) -> Tensor:
@@ -57,6 +71,12 @@ class LabellingNetwork(nn.Module):
             filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
             parts.append(self._model(filled)[: len(part)])
         return torch.cat(parts)
+
+
+def are_probabilities(logits_BC: Tensor) -> bool:
+    """Whether each row is a distribution by itself, as a network that ends in a softmax gives it."""
+    near = (logits_BC.sum(dim=1) - 1).abs() < PROBABILITY_SUM_ERROR
+    return bool(((logits_BC >= 0).all(dim=1) & near).all())
 
 
 def resized(images_B3SS: Tensor, size: int) -> Tensor:

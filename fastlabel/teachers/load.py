@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
-from fastlabel.teachers.class_map import Classes, pairs_of, read_class_map, resolve_class_map
+from fastlabel.teachers.class_map import IN_ORDER, Classes, pairs_of, read_class_map, resolve_class_map
+from fastlabel.teachers.class_order import in_order
 from fastlabel.teachers.ensemble import combine
 from fastlabel.teachers.precision import check_precision
 from fastlabel.teachers.sources import load_source
-from fastlabel.teachers.spec import AnyTeacher, TeacherSpec, as_spec
+from fastlabel.teachers.spec import AnyTeacher, as_spec
 from fastlabel.teachers.teacher import Teacher
 
 
@@ -45,8 +47,11 @@ def load_teachers(
 
 
 def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: int | None) -> Teacher:
+    dataset = None
+    if beton is not None:
+        dataset = Classes(str(beton.path), beton.num_classes, tuple(beton.class_names or ()))
     if isinstance(teacher, Teacher):
-        return teacher
+        return teacher if dataset is None else in_order(teacher, dataset)
     spec = as_spec(teacher)
     check_precision(spec.precision, spec.tf32, device.type, spec.forward)
     loaded = replace(
@@ -56,15 +61,16 @@ def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: 
         forward=spec.forward,
         keeps_classes=spec.keep_classes,
     )
-    return loaded if spec.class_map is None else replace(loaded, class_map=_class_map(spec, loaded, beton))
+    if spec.class_map == IN_ORDER:
+        return loaded
+    if spec.class_map is not None:
+        return replace(loaded, class_map=_class_map(spec.class_map, loaded, dataset))
+    return loaded if dataset is None else in_order(loaded, dataset)
 
 
-def _class_map(spec: TeacherSpec, loaded: Teacher, beton: Beton | None) -> tuple[int, ...]:
-    if beton is None:
+def _class_map(given: Any, loaded: Teacher, dataset: Classes | None) -> tuple[int, ...]:
+    if dataset is None:
         raise InputError("a class map needs the dataset whose classes it speaks of")
-    given = spec.class_map
-    assert given is not None
     pairs = read_class_map(given) if isinstance(given, (str, os.PathLike)) else pairs_of(given)
-    ours = Classes(str(beton.path), beton.num_classes, tuple(beton.class_names or ()))
-    theirs = Classes(f"teacher {loaded.name}", loaded.model.spec.num_classes, loaded.categories)
-    return resolve_class_map(pairs, ours, theirs)
+    teacher = Classes(f"teacher {loaded.name}", loaded.model.spec.num_classes, loaded.categories)
+    return resolve_class_map(pairs, dataset, teacher)

@@ -32,7 +32,7 @@ def teacher_precision(device_type: str, precision: str = "fp32", tf32: bool = Fa
 
     Args:
         device_type: "cpu" or "cuda".
-        precision: of ``PRECISIONS``; the reduced ones are autocast's.
+        precision: of `PRECISIONS`; the reduced ones are autocast's.
         tf32: let CUDA round the inputs of float32 products to 10 bits.
     """
     wanted = _settings(tf32)
@@ -49,7 +49,7 @@ def teacher_precision(device_type: str, precision: str = "fp32", tf32: bool = Fa
 
 
 def full_precision(device_type: str) -> Any:
-    """``teacher_precision`` in float32: no TF32, no autocast, and cuDNN's deterministic algorithms."""
+    """`teacher_precision` in float32: no TF32, no autocast, and cuDNN's deterministic algorithms."""
     return teacher_precision(device_type)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlabel.errors import InputError
+from fastlabel.models.classifier import check_size
 from fastlabel.teachers.teacher import Teacher
 
 PathLike = str | os.PathLike[str]
@@ -25,7 +26,8 @@ class TeacherSpec:
         size: side in pixels of the images that it takes; default what the source says, else that of the views.
         precision, tf32: "fp32", "bf16" or "fp16"; whether float32 products on CUDA may be TF32.
         forward: "eager", or "compiled": batch norm folded and run by torch.compile, whose last bits differ.
-        class_map: which of its classes each class of the dataset is: a file, a mapping, or a list in order.
+        class_map: which of its classes each class of the dataset is: a file, a mapping, a list in order, or "in-order"
+            where both have the same ones in the same order.
         keep_classes: label over all its own classes.
         trust_program: load a .pt2 program, which runs code of its maker's choice.
     """
@@ -74,12 +76,14 @@ def resolve(given: TeacherSpec, sidecar: Mapping[str, Any], source: Mapping[str,
     """The `mean`, `std` and `size` of a teacher: of three that say it, who wins.
 
     The caller wins over the JSON file beside the weights, and that over what the source says by itself; None is where
-    nobody says it. InputError for a mean or std that is not three finite numbers.
+    nobody says it. InputError for a mean or std that is not three finite numbers, or a size that is none.
     """
     found = {}
     for name in ("mean", "std", "size"):
         said = (getattr(given, name), sidecar.get(name), source.get(name))
         found[name] = next((value for value in said if value is not None), None)
+    if found["size"] is not None:
+        check_size(found["size"])
     colours = {name: check_colours(name, found[name]) for name in ("mean", "std") if found[name] is not None}
     return found | colours
 

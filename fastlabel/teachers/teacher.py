@@ -84,7 +84,7 @@ def teacher_of_checkpoint(path: str | Path, content: Mapping[str, Any], size: in
         content = {**content, "spec": {**content["spec"], "size": size}}
     model, run = restore_classifier(path, content), Path(path).resolve()
     name = plain_name(f"{run.parent.name}-{run.stem}")
-    return Teacher(model.eval().requires_grad_(False), name, epoch=int(content["epoch"]))
+    return Teacher(model.eval().requires_grad_(False), name, epoch=content["epoch"], categories=model.categories)
 
 
 def plain_name(text: str) -> str:

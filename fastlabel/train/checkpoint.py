@@ -34,6 +34,7 @@ def save_checkpoint(
         "spec": model.spec.to_dict(),
         "epoch": epoch,
         "metrics": dict(metrics),
+        **({"categories": list(model.categories)} if model.categories else {}),
         "state": {name: _portable(tensor) for name, tensor in model.state_dict().items()},
         **(extra or {}),
     }

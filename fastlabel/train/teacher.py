@@ -81,9 +81,9 @@ def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, devic
     val_classes = check_same_classes(data, val, config.allow_missing_classes)
     policy = _view_policy(config, data)
     with seeded(config.seed, device):
-        model = prepare(
-            Classifier(ModelSpec(config.arch, data.num_classes, policy.size)), config.sync_batch_norm, ranks, device
-        )
+        spec = ModelSpec(config.arch, data.num_classes, policy.size)
+        model = Classifier(spec, categories=data.class_names or ())
+        model = prepare(model, config.sync_batch_norm, ranks, device)
         seed_rank(config.seed, ranks)
         loader = SoftLabelLoader(
             data,

@@ -27,6 +27,7 @@ def test_text(cli: Cli, make_store: Maker, photos: Path) -> None:
         "teacher 0    expert: convnet-d2-w8, epoch 3",
         "teacher 1    other",
         "fp32 on cpu, batches of 4",
+        "images       of 16 pixels, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225",
         "the top 2 of 3 classes",
         "1 of 1 units, 36 of 36 crops (100.0%)",
         "36 looked at: all",

@@ -269,9 +269,9 @@ def test_the_networks_of_an_ensemble_may_come_in_any_order(make_store: Callable[
 
 
 def test_labels_of_other_pixels_are_found(made: Path, beton: Path) -> None:
-    """A teacher that calls itself the store's, and sees other colours."""
+    """A teacher with the store's weights that sees other colours."""
     first = experts()[0]
-    first.model.net.register_forward_pre_hook(lambda _, inputs: (inputs[0] - 0.8,))
+    first.model.register_forward_pre_hook(lambda module, images: (images[0].float() - 0.2 * 255,))
     errors = verify_store(made, beton, [first], samples=24, device="cpu", tolerate_rounding=True).errors
     assert errors and all("labels made again are others" in error.problem for error in errors)
     assert {error.teacher for error in errors} == {0}
@@ -281,7 +281,7 @@ def test_labels_that_differ_by_rounding(tmp_path: Path, photos: Path) -> None:
     """Logits that differ in their last bits, as on another device, give other bytes: no error where that is allowed."""
     path = tmp_path / "labels.zarr"
     teacher, noisy = make_teacher(), make_teacher()
-    noisy.model.net.get_submodule("classifier").register_forward_hook(lambda *args: args[2] * (1 + 1e-5))
+    noisy.model.register_forward_hook(lambda module, images, logits: (1 + 1e-5) * logits)
     cache_labels(photos, path, [teacher], views=8, k=2, size=16, device="cpu")
     exact = verify_store(path, photos, [noisy], samples=96, device="cpu")
     assert exact.labels_rounded > 0 and not exact.sound

@@ -234,7 +234,7 @@ def test_a_path_that_is_no_store_is_left_alone(make_store: MakeStore, tmp_path: 
         ({"ensemble": "median"}, "unknown ensemble 'median'"),
         ({"teachers": []}, "no teacher"),
         ({"subset": []}, "not empty"),
-        ({"subset": [12]}, "leave the file's 12 samples"),
+        ({"subset": [12]}, "subset ids must be 0 to 11, found 12 to 12"),
         ({"ipc": 5}, "class 0 has 4 images"),
         ({"ipc": 1, "subset": [1]}, "not both"),
         ({"policy": "zoom"}, "unknown view policy 'zoom'"),

@@ -117,7 +117,7 @@ def test_an_error_of_a_teacher_stops_the_decoding_at_once(photos: Path) -> None:
     with pytest.raises(
         TeacherError, match=r"NaN, \+inf or all -inf for 4 crops of view 0: samples 0, 1, 2, 3"
     ) as raised:
-        try_labelling(images, [forward(broken)], np.tile(np.arange(12), 9), range(1))
+        list(try_labelling(images, [forward(broken)], np.tile(np.arange(12), 9), range(1)))
     assert raised.tb is not None
     assert not [thread for thread in threading.enumerate() if thread.name == "fastlabel-images"]
 
@@ -252,6 +252,40 @@ def test_a_mean_of_probabilities_of_sure_teachers_stays_finite() -> None:
     found = Ensemble("mean-probs", [Sure(0), Sure(1)], 3, 16)(crops().permute(0, 3, 1, 2))
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found.softmax(1)[0], torch.tensor([0.5, 0.5, 0.0]))
+
+
+class Ends(nn.Module):
+    """A teacher whose logits are changed in its last layer."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.spec, self.change = make_teacher().model, make_teacher().model.spec, change
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.change(self.inner(images))
+
+
+@pytest.mark.fault("11.4 a program that ends in softmax, or gives integers")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda logits: logits.softmax(1),
+            "expert gives probabilities, from 0 to 1 and of sum 1, not logits",
+        ),
+        (lambda logits: logits.to(torch.bfloat16).softmax(1), "expert gives probabilities"),
+        (lambda logits: logits.round().long(), "expert gives logits of type torch.int64, expected floats"),
+    ],
+)
+def test_what_are_no_logits(change: Callable[[Tensor], Tensor], message: str, precision: str) -> None:
+    with pytest.raises(TeacherError, match=message):
+        logits(replace(make_teacher(), model=Ends(change), precision=precision))  # type: ignore[arg-type]
+
+
+def test_logarithms_of_probabilities_are_logits() -> None:
+    found = logits(replace(make_teacher(), model=Ends(lambda logits: logits.log_softmax(1))))  # type: ignore[arg-type]
+    assert torch.allclose(found.exp().sum(1), torch.ones(4))
 
 
 class OutOfMemory(nn.Module):

@@ -103,6 +103,55 @@ def test_bad_specs_are_refused(change):
         ModelSpec(**{"arch": "resnet18", "num_classes": 3, "size": 9, **change})
 
 
+@pytest.mark.fault("11.4 mean and std on a scale of 0 to 255")
+@pytest.mark.parametrize("change", [{"mean": (123.7, 116.3, 103.5)}, {"std": (58.4,) * 3}, {"mean": (-0.5,) * 3}])
+def test_normalisation_on_another_scale_is_refused(change):
+    with pytest.raises(InputError, match=r"of colours from 0 to 1, not .*: divide what is meant"):
+        ModelSpec(**{"arch": "resnet18", "num_classes": 3, "size": 9, **change})
+    ModelSpec("resnet18", 3, 9, (0.0,) * 3, (1 / 255,) * 3)  # a network that takes colours from 0 to 255
+
+
+def changed(path, **values):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, **{key: value(content[key]) for key, value in values.items()}}, path)
+
+
+@pytest.mark.fault("11.4 what a teacher is")
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (
+            "spec",
+            lambda spec: {**spec, "mean": [0.5] * 3},
+            r"weights have the mean \[0.48.*, its spec \[0.5",
+        ),
+        ("state", lambda state: {**state, "std": torch.ones(3, 1, 1)}, r"its weights have the std \[1.0"),
+        (
+            "state",
+            lambda state: {name: value.char() if "classifier" in name else value for name, value in state.items()},
+            r"2 of another type \(net.classifier.weight int8 for float32, net.classifier.bias",
+        ),
+        ("state", lambda state: {**state, "more": torch.zeros(1)}, r"of its keys 1 unexpected \(more\)"),
+        (
+            "spec",
+            lambda spec: {**spec, "arch": "vit_h_14", "size": 224},
+            r"of 224 pixels: of its keys \d+ missing",
+        ),
+        ("spec", lambda spec: {**spec, "size": 10**6}, "an image size must be 1 to 8192 pixels, not 1000000"),
+        ("spec", lambda spec: {**spec, "num_classes": "5"}, "needs 2 classes or more, not 5"),
+        ("spec", lambda spec: {**spec, "std": ["a", "b", "c"]}, "does not hold the model that it describes"),
+        ("spec", lambda spec: [1, 2], "is damaged: its spec or its epoch is none"),
+        ("epoch", lambda epoch: "three", "is damaged: its spec or its epoch is none"),
+        ("state", lambda state: {"a": 1}, "its state is no dictionary of names and tensors"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_itself(checkpoint, key, change, message):
+    path, _ = checkpoint
+    changed(path, **{key: change})
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(path)
+
+
 def test_teacher_gives_the_logits_of_the_model_saved(checkpoint):
     path, model = checkpoint
     before = torch.get_rng_state()

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from fastlabel.errors import Interrupted
-from fastlabel.labelling import cache
+from fastlabel.labelling import unit
 from fastlabel.store.store import LabelStore
 from fastlabel.system.signals import stop_requests
 from fastlabel.train.checkpoint import save_checkpoint
@@ -70,13 +70,13 @@ def test_nothing_is_raised_where_nobody_asked() -> None:
 def test_cache_labels_says_so_after_its_last_unit(
     photos: Path, tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, signum: int, code: int
 ) -> None:
-    original = cache.label_unit
+    original = unit.label_unit
 
-    def signalled(*arguments: Any) -> None:
+    def signalled(*arguments: Any) -> Any:
         send(signum)
-        original(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(cache, "label_unit", signalled)
+    monkeypatch.setattr(unit, "label_unit", signalled)
     teacher = make_teacher()
     expert = tmp_path / "expert.pt"
     save_checkpoint(expert, teacher.model, epoch=3, metrics={})

@@ -59,6 +59,28 @@ def test_weights_cast_once_give_the_logits_of_autocast(name: str, precision: str
     assert teacher.sha256 == digest
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("forward", ["eager", "compiled"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_gives_the_same_logits_each_time(precision: str, forward: str) -> None:
+    """Eager ones are those of autocast, bit by bit; compiled ones are near, and the same of two compilations."""
+    torch.manual_seed(3)
+    teacher = teacher_of(NETWORKS["resnet18"](), precision=precision, forward=forward)
+    teacher.model.to("cuda")
+    pixels = images().cuda()
+    with torch.inference_mode(), teacher_precision("cuda", precision):
+        wanted = teacher.model(pixels).float()
+    found = []
+    for _ in range(2):
+        with torch.inference_mode():
+            found.append(LabellingNetwork(teacher).to("cuda")(pixels))
+        torch.compiler.reset()
+    assert torch.equal(*found)
+    if forward == "eager":
+        assert torch.equal(found[0], wanted)
+    torch.testing.assert_close(found[0], wanted, atol=0.05, rtol=0.05)
+
+
 def test_layers_that_compute_with_their_weights_stay_as_they_are() -> None:
     class Standardised(nn.Conv2d):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -61,6 +62,18 @@ LAYOUTS = {
     },
     "timm": lambda net: {"state_dict": net.state_dict(), "arch": ARCH, "epoch": 1, "metric": 0.5},
     "torchvision": lambda net: {"model": net.state_dict(), "optimizer": {"state": {}}, "epoch": 1},
+    "lightning with its loss": lambda net: {
+        "state_dict": {
+            **{f"model.{name}": value for name, value in net.state_dict().items()},
+            "criterion.weight": torch.ones(CLASSES),
+            "val_metrics.accuracy.correct": torch.tensor(3),
+        }
+    },
+    "fsdp": lambda net: {
+        "_fsdp_wrapped_module."
+        + name.replace("features.", "features._fsdp_wrapped_module._checkpoint_wrapped_module."): value
+        for name, value in net.state_dict().items()
+    },
     "half": lambda net: {name: value.half() for name, value in net.state_dict().items()},
 }
 
@@ -135,6 +148,45 @@ def test_weights_that_do_not_fit_say_which(network: nn.Module) -> None:
         fit_network("w.pth", "squeezenet1_0", state, SIZE)
     with pytest.raises(TeacherError, match=r"does not fit resnet18: it lacks the last layer \(fc.weight, fc.bias\)"):
         fit_network("w.pth", "resnet18", state, SIZE)
+
+
+@pytest.mark.fault("11.4 int8 weights for float parameters")
+def test_weights_of_another_type_are_refused(network: nn.Module) -> None:
+    state = network.state_dict()
+    state["features.0.weight"] = state["features.0.weight"].to(torch.int8)
+    with pytest.raises(TeacherError, match=r"of its keys 1 of another type \(features.0.weight int8 for float32\)"):
+        fit_network("w.pth", ARCH, state, SIZE)
+
+
+@pytest.mark.fault("11.9 a small file with a head of 10^7 classes")
+def test_a_small_file_of_large_tensors_takes_no_memory(network: nn.Module, tmp_path: Path) -> None:
+    state = dict(network.state_dict())
+    state["classifier.1.weight"] = torch.zeros(1, 512, 1, 1).expand(10**7, 512, 1, 1)
+    state["classifier.1.bias"] = torch.zeros(1).expand(10**7)
+    path = saved(tmp_path / "w.pth", state)
+    assert path.stat().st_size < 10**7
+    with pytest.raises(TeacherError, match=r"refused: a tensor of shape \[10000000.*\] has no values, or fewer"):
+        read_weights(path)
+    saved(path, {"a": torch.zeros(3, device="meta")})
+    with pytest.raises(TeacherError, match=r"shape \[3\] has no values, or fewer than it says"):
+        read_weights(path)
+
+
+@pytest.mark.fault("11.9 a chunk that inflates")
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", {"a": torch.zeros(1 << 20)})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(TeacherError, match=r"small.pth is compressed, which torch.save never does"):
+        read_weights(tmp_path / "small.pth")
+
+
+def test_a_large_network_is_not_built_for_a_small_state(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {**network.state_dict(), "heads.head.weight": torch.zeros(3, 1280)}
+    monkeypatch.setattr("fastlabel.teachers.state_dicts.build_model", None)  # would take 2.5 GB
+    with pytest.raises(TeacherError, match=r"does not fit vit_h_14: of its keys \d+ missing"):
+        fit_network("w.pth", "vit_h_14", state, 224)
 
 
 class Anything:

@@ -19,7 +19,7 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError, ManifestMismatchError, StoreError, TeacherError
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.loading.loader import SoftLabelLoader
-from fastlabel.models.classifier import ModelSpec
+from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.ensemble import combine
@@ -135,6 +135,13 @@ def test_a_checkpoint_of_train_teacher(checkpoint: Path) -> None:
     assert (teacher.name, teacher.epoch, teacher.model.spec.size) == ("expert-epoch-003", 3, 16)
     assert teacher.sha256 == make_teacher().sha256
     assert load_one(checkpoint, arch="convnet-d2-w8", precision="bf16").precision == "bf16"
+
+
+@pytest.mark.fault("11.3 class order")
+def test_a_checkpoint_brings_the_class_names_that_it_was_trained_on(tmp_path: Path) -> None:
+    model = Classifier(make_teacher().model.spec, categories=("bird", "cat", "dog"))
+    save_checkpoint(tmp_path / "named.pt", model, epoch=1, metrics={})
+    assert load_one(tmp_path / "named.pt").categories == ("bird", "cat", "dog")
 
 
 def test_timm_files(tmp_path: Path) -> None:

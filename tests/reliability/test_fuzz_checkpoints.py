@@ -1,0 +1,10 @@
+"""Ten seconds of the fuzzer of checkpoints, from a seed that never changes."""
+
+from __future__ import annotations
+
+from tests.reliability.fuzz_checkpoints import fuzz
+
+
+def test_damaged_checkpoints_and_sidecars_load_or_are_refused() -> None:
+    ends = fuzz(seed=0, seconds=10)
+    assert ends.get("TeacherError", 0) > 10 and ends.get("loaded", 0) > 0, ends
