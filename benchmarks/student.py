@@ -31,7 +31,7 @@ from fastlabel.store.store import LabelStore
 from fastlabel.system.devices import pick_device
 from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.train.loop import fastest_convolutions
-from fastlabel.train.objectives import Batch, PerSampleLoss, cached_loss, hard_loss, online_loss
+from fastlabel.train.objectives import PerSampleLoss, TrainingBatch, cached_loss, hard_loss, online_loss
 from fastlabel.train.recipes import Recipe
 
 QUESTION = "images a second that a student trains on: hard labels, cached labels, the teacher online"
@@ -59,7 +59,7 @@ class Student:
                     loss = self._step(batch)
             return loss.item()
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, batch: TrainingBatch) -> Tensor:
         with self.recipe.autocast(self.loader.device):
             logits = self.model(batch.images)
         loss = self.loss(logits, batch).mean()

@@ -10,7 +10,9 @@ import click
 @click.command("demo")
 @click.option("--out", default="demo-run", show_default=True, type=click.Path(file_okay=False), help="Where files go.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students in each cell.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Decoding threads. [default: 0, all cores]")
+@click.option(
+    "--workers", "num_workers", type=click.IntRange(min=0), default=0, help="Decoding threads. [default: 0, all cores]"
+)
 def command(**options: Any) -> None:
     """Digits -> teacher -> label cache -> students with hard and with soft labels, in minutes.
 

@@ -63,7 +63,9 @@ _RUN = [
     click.option("--augment", default="dsa", show_default=True, help="dsa, none, or parts of dsa such as crop+flip."),
     click.option("--amp", is_flag=True, help="Convolutions and products in bfloat16."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"),
+    click.option(
+        "--workers", "num_workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 ]

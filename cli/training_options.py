@@ -32,7 +32,9 @@ _RECIPE = [
 ]
 _RUN = [
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Weights, views and order."),
-    click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"),
+    click.option(
+        "--workers", "num_workers", type=click.IntRange(0), default=0, help="Decoding threads.  [default: all cores]"
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     click.option(
         "--sync-batch-norm", is_flag=True, help="Batch norm over all ranks instead of each alone (torchrun, CUDA)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,23 +13,13 @@ from fastlabel.images.loader import ImageLoader
 from fastlabel.inspection.contact_sheet import SOFT
 from fastlabel.store.store import LabelStore
 
+if TYPE_CHECKING:
+    from fastlabel.demo.run import DemoCell
+
 HARD = "#8a8a8a"
 
 
-class Accuracy(Protocol):
-    """Test accuracy, a share of 1, of students with one kind of labels ("hard" or "cache")."""
-
-    @property
-    def labels(self) -> str: ...
-    @property
-    def ipc(self) -> int: ...
-    @property
-    def mean(self) -> float: ...
-    @property
-    def std(self) -> float: ...
-
-
-def draw_demo(out: Path, cells: Sequence[Accuracy], teacher_accuracy: float, beton: Path, store: Path) -> None:
+def draw_demo(out: Path, cells: Sequence[DemoCell], teacher_accuracy: float, beton: Path, store: Path) -> None:
     """Accuracy over images per class, beside a few crops and the soft labels that the cache holds for them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,7 +32,7 @@ def draw_demo(out: Path, cells: Sequence[Accuracy], teacher_accuracy: float, bet
     figure.savefig(out, dpi=130)
 
 
-def _draw_accuracies(axes: Any, all_cells: Sequence[Accuracy], teacher_accuracy: float) -> None:
+def _draw_accuracies(axes: Any, all_cells: Sequence[DemoCell], teacher_accuracy: float) -> None:
     for labels, colour, name in (("cache", SOFT, "cached soft labels"), ("hard", HARD, "hard labels")):
         cells = sorted((c for c in all_cells if c.labels == labels), key=lambda c: c.ipc)
         x = [cell.ipc for cell in cells]

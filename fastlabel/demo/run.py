@@ -36,11 +36,11 @@ class DemoConfig:
     teacher_epochs: int = 8
     student_epochs: int = 250
     label_temperature: float = 2.0
-    workers: int = 0
+    num_workers: int = 0
 
 
 @dataclass(frozen=True)
-class Cell:
+class DemoCell:
     """Test accuracies of one row of the table, a share of 1 for each seed."""
 
     labels: str
@@ -63,7 +63,7 @@ class DemoReport:
 
     out: str
     teacher_accuracy: float
-    cells: tuple[Cell, ...]
+    cells: tuple[DemoCell, ...]
     figure: str
     results: str
 
@@ -75,7 +75,7 @@ class DemoReport:
             lines.append(f"{ipc:16d}   {_percent(hard):15s}  {_percent(soft)}")
         return "\n".join(lines)
 
-    def _cell(self, labels: str, ipc: int) -> Cell:
+    def _cell(self, labels: str, ipc: int) -> DemoCell:
         return next(cell for cell in self.cells if (cell.labels, cell.ipc) == (labels, ipc))
 
 
@@ -96,7 +96,7 @@ def run_demo(config: DemoConfig, say: Say = lambda _: None) -> DemoReport:
             recipe=Recipe(epochs=config.teacher_epochs, batch_size=64, schedule="onecycle"),
             view_policy="pad-crop",
             flip=False,  # a mirrored digit is another sign
-            workers=config.workers,
+            num_workers=config.num_workers,
             resume=(out / "teacher").exists(),
         )
     )
@@ -110,7 +110,7 @@ def run_demo(config: DemoConfig, say: Say = lambda _: None) -> DemoReport:
         k=10,
         policy="pad-crop",
         flip=False,
-        num_workers=config.workers,
+        num_workers=config.num_workers,
     )
     say(f"{report.crops:,} crops in the cache, {report.bytes_on_disk:,} bytes")
     cells = tuple(_cell(config, labels, ipc, say) for ipc in config.ipcs for labels in LABELS)
@@ -126,9 +126,9 @@ def _dataset(out: Path, split: str, say: Say) -> Path:
     return path
 
 
-def _cell(config: DemoConfig, labels: str, ipc: int, say: Say) -> Cell:
+def _cell(config: DemoConfig, labels: str, ipc: int, say: Say) -> DemoCell:
     accuracies = tuple(_student(config, labels, ipc, seed) for seed in range(config.seeds))
-    cell = Cell(labels, ipc, accuracies)
+    cell = DemoCell(labels, ipc, accuracies)
     name = "hard labels" if labels == "hard" else "soft labels"
     say(f"{ipc} images per class, {name}: {_percent(cell)} over {config.seeds} seeds")
     return cell
@@ -150,14 +150,14 @@ def _student(config: DemoConfig, labels: str, ipc: int, seed: int) -> float:
             ipc=ipc,
             seed=seed,
             eval_every=config.student_epochs,
-            workers=config.workers,
+            num_workers=config.num_workers,
             resume=run.exists(),
         )
     )
     return result.accuracy
 
 
-def _write_results(config: DemoConfig, teacher_accuracy: float, cells: tuple[Cell, ...]) -> DemoReport:
+def _write_results(config: DemoConfig, teacher_accuracy: float, cells: tuple[DemoCell, ...]) -> DemoReport:
     from fastlabel.demo.figure import draw_demo
 
     out = Path(config.out)
@@ -169,5 +169,5 @@ def _write_results(config: DemoConfig, teacher_accuracy: float, cells: tuple[Cel
     return report
 
 
-def _percent(cell: Cell) -> str:
+def _percent(cell: DemoCell) -> str:
     return f"{100 * cell.mean:.1f} +- {100 * cell.std:.1f} %"

@@ -10,7 +10,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, one_expert
 
 # CIFAR-10, ConvNet-D3, ZCA: images per class -> (expert epoch, its test accuracy, student's mean and deviation), in %.
@@ -37,7 +37,7 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return None if cell["labels"] == "hard" else bench.labels((0, cell["epoch"]), ids)
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     lines, findings = [], []
     for ipc in rows.values("ipc"):
         some = rows.where(ipc=ipc)

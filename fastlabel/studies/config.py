@@ -50,7 +50,7 @@ class StudyConfig:
         repeats: students in each cell, each from other initial weights.
         same_images: all repeats train on the same images, as in the paper; else each chooses its own.
         augment: of the students, see SiameseAugmentation.from_name.
-        workers: threads that decode; 0 takes all cores.
+        num_workers: threads that decode; 0 takes all cores.
     """
 
     data: str | Path
@@ -64,7 +64,7 @@ class StudyConfig:
     same_images: bool = False
     augment: str = "dsa"
     seed: int = 0
-    workers: int = 0
+    num_workers: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ class Workbench:
     def test(self) -> ResidentImages:
         """All images of `val`, preprocessed as the first expert does."""
         return load_resident(
-            self.val, np.arange(self.val.num_samples), self.reference, self.device, self.config.workers
+            self.val, np.arange(self.val.num_samples), self.reference, self.device, self.config.num_workers
         )
 
     def random_ids(self, ipc: int, repeat: int) -> Ids:
@@ -95,7 +95,7 @@ class Workbench:
                 size=self.reference.spec.size,
                 policy="identity",
                 subset=ids,
-                num_workers=self.config.workers,
+                num_workers=self.config.num_workers,
                 device=self.device,
                 progress=progress,
             )
@@ -114,7 +114,7 @@ class Workbench:
 
     def load(self, ids: Ids) -> None:
         """Bring the images of these samples into memory."""
-        self._resident = load_resident(self.data, ids, self.reference, self.device, self.config.workers)
+        self._resident = load_resident(self.data, ids, self.reference, self.device, self.config.num_workers)
 
     def images(self, ids: Ids) -> ResidentImages:
         """Images of `load`."""

@@ -12,7 +12,7 @@ from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.curves import PowerLaw, fit_power_law, pareto_front
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, one_expert
 
 IPCS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 40)
@@ -59,7 +59,7 @@ def _knowledge(k: str, num_classes: int) -> int:
     return {HARD: 0, ALL: num_classes}.get(k, int(k) if k.isdigit() else 0)
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     curves = [(k, rest) for k in rows.values("k") for rest in rows.where(k=k).values("rest")]
     ipcs = rows.values("ipc")
     accuracy = [[_name(*curve), *(_cell(rows, ipc, *curve).spread().percent() for ipc in ipcs)] for curve in curves]
@@ -97,7 +97,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     return Report(tables, _findings(rows, ipcs, curves, laws), panels)
 
 
-def _cell(rows: Rows, ipc: int, k: str, rest: str) -> Rows:
+def _cell(rows: Students, ipc: int, k: str, rest: str) -> Students:
     return rows.where(ipc=ipc, k=k, rest=rest)
 
 
@@ -109,7 +109,7 @@ def _name(k: str, rest: str) -> str:
     return k if rest == "-" else f"{k}, {rest}"
 
 
-def _law(rows: Rows, ipcs: list[int], k: str, rest: str) -> PowerLaw | None:
+def _law(rows: Students, ipcs: list[int], k: str, rest: str) -> PowerLaw | None:
     return fit_power_law(ipcs, [1 - _cell(rows, ipc, k, rest).spread().mean for ipc in ipcs])
 
 
@@ -118,7 +118,7 @@ def _numbers(law: PowerLaw) -> list[str]:
 
 
 def _findings(
-    rows: Rows, ipcs: list[int], curves: list[tuple[str, str]], laws: Mapping[tuple[str, str], PowerLaw | None]
+    rows: Students, ipcs: list[int], curves: list[tuple[str, str]], laws: Mapping[tuple[str, str], PowerLaw | None]
 ) -> list[str]:
     findings = []
     for ipc in ipcs:

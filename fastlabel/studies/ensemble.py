@@ -12,7 +12,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study
 
 RULES = ("mean-logits", "mean-probs")
@@ -46,7 +46,7 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return label_ops.average([one.sparse() for one in labels])
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     lines, findings = [], []
     for cell, some in rows.cells():
         rule = "-" if cell["members"] == 1 else cell["rule"]

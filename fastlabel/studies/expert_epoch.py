@@ -10,7 +10,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
 
 
@@ -22,12 +22,12 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return bench.labels((0, cell["epoch"]), ids)
 
 
-def best_epoch(rows: Rows) -> int:
+def best_epoch(rows: Students) -> int:
     """The epoch of the highest mean accuracy; of equal ones the first."""
     return int(max(rows.values("epoch"), key=lambda epoch: rows.where(epoch=epoch).spread().mean))
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     ipcs = rows.values("ipc")
     by_epoch = [
         [

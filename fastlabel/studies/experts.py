@@ -59,7 +59,7 @@ class ExpertsConfig:
     size: int | None = None
     seed: int = 0
     keep_every: int = 1
-    workers: int = 0
+    num_workers: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -98,11 +98,11 @@ def train_experts(config: ExpertsConfig, reporter: Reporter | None = None) -> li
     if all(_done(state, config) for state in states):
         return [run.metrics() for run in runs]
     everyone = np.arange(data.num_samples)
-    pixels = decode_pixels(data, everyone, image_size(data, config.size), config.workers)
+    pixels = decode_pixels(data, everyone, image_size(data, config.size), config.num_workers)
     spec = fitted_spec(config.arch, data.num_classes, pixels)
     reference = _reference(spec, pixels, states, device)
     images = preprocess(reference, pixels, device)
-    test = load_resident(val, np.arange(val.num_samples), reference, device, config.workers)
+    test = load_resident(val, np.arange(val.num_samples), reference, device, config.num_workers)
     train = ResidentImages(images, torch.from_numpy(data.targets).to(device), everyone)
     for number, (run, state) in enumerate(zip(runs, states, strict=True)):
         if not _done(state, config):

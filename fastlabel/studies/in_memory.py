@@ -46,9 +46,9 @@ class ResidentImages:
         return ResidentImages(self.images[index], self.targets[index], ids)
 
 
-def decode_pixels(beton: Beton, ids: npt.NDArray[np.int64], size: int, workers: int = 0) -> Tensor:
+def decode_pixels(beton: Beton, ids: npt.NDArray[np.int64], size: int, num_workers: int = 0) -> Tensor:
     """The whole image of each sample, uint8 [N, 3, S, S] in channels-last memory, resized where it has another size."""
-    loader = ImageLoader(beton, ViewPolicy.identity(size), DECODE_BATCH, workers)
+    loader = ImageLoader(beton, ViewPolicy.identity(size), DECODE_BATCH, num_workers)
     pixels = torch.empty((len(ids), size, size, 3), dtype=torch.uint8)
     start = 0
     with loader.epoch(ids, [0]) as epoch:
@@ -83,11 +83,11 @@ def trunk(model: Classifier) -> nn.Module:
 
 
 def load_resident(
-    beton: Beton, ids: npt.NDArray[np.int64], model: Classifier, device: torch.device, workers: int = 0
+    beton: Beton, ids: npt.NDArray[np.int64], model: Classifier, device: torch.device, num_workers: int = 0
 ) -> ResidentImages:
     """Decode samples and preprocess them as the model does."""
     ids = np.unique(ids)
-    images = preprocess(model, decode_pixels(beton, ids, model.spec.size, workers), device)
+    images = preprocess(model, decode_pixels(beton, ids, model.spec.size, num_workers), device)
     return ResidentImages(images, torch.from_numpy(beton.targets[ids]).to(device), ids)
 
 

@@ -11,7 +11,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
 
 UNSWAPPED = 0
@@ -30,7 +30,7 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return labels if cell["rank"] == UNSWAPPED else label_ops.swap(labels, cell["rank"] - 1)
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     tables, findings = [], []
     for ipc in rows.values("ipc"):
         some = rows.where(ipc=ipc)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.system.atomic_files import write_file
 
 NAMES = {
@@ -53,7 +53,7 @@ class Report:
     panels: Sequence[Draw] = field(default=())
 
 
-def write_results(out: Path, title: str, facts: Mapping[str, str], rows: Rows, report: Report) -> None:
+def write_results(out: Path, title: str, facts: Mapping[str, str], rows: Students, report: Report) -> None:
     """Write all three files, each whole or not at all."""
     write_file(out / "results.csv", _csv(rows))
     if report.panels:
@@ -71,7 +71,7 @@ def _markdown(title: str, facts: Mapping[str, str], report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(rows: Rows) -> str:
+def _csv(rows: Students) -> str:
     """One line a student; lists (accuracies by class) joined by spaces."""
     axes = list(dict.fromkeys(axis for row in rows for axis in row.cell))
     results = list(dict.fromkeys(name for row in rows for name in row.result))
@@ -101,7 +101,7 @@ def _figure(panels: Sequence[Draw]) -> bytes:
 
 
 def lines_panel(
-    rows: Rows, x: str, series: str | None, title: str, xlabel: str, *, log: bool = False, what: str = "accuracy"
+    rows: Students, x: str, series: str | None, title: str, xlabel: str, *, log: bool = False, what: str = "accuracy"
 ) -> Draw:
     """Mean and deviation of a result over the axis `x`, one line for each value of the axis `series`."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Row:
+class Student:
     """One student.
 
     Attributes:
@@ -26,7 +26,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation over n repeats (0 for one)."""
 
     mean: float
@@ -34,7 +34,7 @@ class Spread:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> MeanStd:
         return cls(mean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
 
     def percent(self) -> str:
@@ -42,41 +42,41 @@ class Spread:
         return f"{100 * self.mean:.1f} ± {100 * self.std:.1f}" if self.n > 1 else f"{100 * self.mean:.1f}"
 
 
-class Rows(Sequence[Row]):
+class Students(Sequence[Student]):
     """The rows of a study, in the order of its grid."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Student]) -> None:
         self._rows = list(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return Rows(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+        return Students(self._rows[index]) if isinstance(index, slice) else self._rows[index]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Student]:
         return iter(self._rows)
 
-    def where(self, **values: Any) -> Rows:
+    def where(self, **values: Any) -> Students:
         """Those whose cells have these values."""
-        return Rows([row for row in self._rows if all(row.cell.get(k) == v for k, v in values.items())])
+        return Students([row for row in self._rows if all(row.cell.get(k) == v for k, v in values.items())])
 
     def values(self, axis: str) -> list[Any]:
         """The values of an axis that occur, in their order."""
         return list(dict.fromkeys(row.cell[axis] for row in self._rows if axis in row.cell))
 
-    def cells(self) -> list[tuple[Mapping[str, Any], Rows]]:
+    def cells(self) -> list[tuple[Mapping[str, Any], Students]]:
         """Each cell, and its repeats."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, list[Student]] = {}
         for row in self._rows:
             found.setdefault(repr(sorted(row.cell.items())), []).append(row)
-        return [(rows[0].cell, Rows(rows)) for rows in found.values()]
+        return [(rows[0].cell, Students(rows)) for rows in found.values()]
 
-    def change_from(self, control: Rows) -> Spread:
+    def change_from(self, control: Students) -> MeanStd:
         """Of the accuracy less that of the control's student of the same repeat, with the same images and weights."""
         before = {row.repeat: float(row.result["accuracy"]) for row in control}
-        return Spread.of([float(row.result["accuracy"]) - before[row.repeat] for row in self._rows])
+        return MeanStd.of([float(row.result["accuracy"]) - before[row.repeat] for row in self._rows])
 
-    def spread(self, what: str = "accuracy") -> Spread:
+    def spread(self, what: str = "accuracy") -> MeanStd:
         """Of a result over all these rows. ValueError where there is none."""
-        return Spread.of([float(row.result[what]) for row in self._rows])
+        return MeanStd.of([float(row.result[what]) for row in self._rows])

@@ -26,7 +26,7 @@ from fastlabel.studies.config import Params, StudyConfig
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, write_results
 from fastlabel.studies.resident_loader import ResidentLoader, whole_batches
-from fastlabel.studies.results import Row, Rows
+from fastlabel.studies.results import Student, Students
 from fastlabel.studies.study import Ids, Study
 from fastlabel.system.atomic_files import write_file
 from fastlabel.system.host import hardware, versions
@@ -48,7 +48,7 @@ class Outcome:
     """
 
     out: Path
-    rows: Rows
+    rows: Students
     report: Report
     seconds: float
     label_seconds: float
@@ -93,7 +93,7 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
             result = _student(study, bench, cell, repeat, ids, bar.update)
             _append(out, cell, repeat, result)
             found[_key(cell, repeat)] = result
-    rows = Rows([Row(cell, repeat, found[_key(cell, repeat)]) for cell, repeat in todo])
+    rows = Students([Student(cell, repeat, found[_key(cell, repeat)]) for cell, repeat in todo])
     report = study.report(bench, rows)
     seconds, label_seconds = (sum(row.result[name] for row in rows) for name in ("seconds", "label_seconds"))
     outcome = Outcome(

@@ -15,7 +15,7 @@ from fastlabel.sampling import images_per_class
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
 
 DECILES = tuple(map(str, range(10)))
@@ -98,7 +98,7 @@ def _experts(bench: Workbench, cell: Params) -> list[tuple[int, int]]:
     return one_expert(bench, {**cell, "labels": "soft"})
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     lines, findings = [], []
     for ipc in rows.values("ipc"):
         for strategy in rows.values("strategy"):
@@ -130,7 +130,7 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     return Report([table], findings, [_panel(rows)])
 
 
-def _panel(rows: Rows) -> Any:
+def _panel(rows: Students) -> Any:
     def draw(axes: Any) -> None:
         names = rows.values("strategy")
         for ipc in rows.values("ipc"):

@@ -10,7 +10,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Draw, Report, Table, lines_panel
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
 
 KINDS = {
@@ -36,7 +36,7 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return label_ops.smoothed_like(labels) if cell["labels"] == "smoothed" else labels
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     lines, findings = [], []
     for cell, some in rows.cells():
         entropy = f"{some.spread('label_entropy').mean:.2f}"
@@ -62,9 +62,9 @@ def _report(bench: Workbench, rows: Rows) -> Report:
     return Report([table], findings, [_panel(rows, epoch) for epoch in rows.values("epoch")])
 
 
-def _panel(rows: Rows, epoch: int) -> Draw:
+def _panel(rows: Students, epoch: int) -> Draw:
     # Hard labels are of no epoch.
-    some = Rows([row for row in rows if row.cell.get("epoch", epoch) == epoch])
+    some = Students([row for row in rows if row.cell.get("epoch", epoch) == epoch])
     return lines_panel(
         some, "ipc", "labels", f"Labels with and without structure, epoch {epoch}", "images per class", log=True
     )

@@ -15,7 +15,7 @@ from fastlabel.labels.loss import SoftLabels
 from fastlabel.studies.config import Params, StudyConfig, Value
 from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 
 Ids = npt.NDArray[np.int64]
 
@@ -60,7 +60,7 @@ class Study:
     cells: Callable[[Workbench, Mapping[str, Any]], list[Params]]
     experts: Callable[[Workbench, Params], Sequence[Expert]]
     target: Callable[[Workbench, Params, Ids, int], SoftLabels | None]
-    report: Callable[[Workbench, Rows], Report]
+    report: Callable[[Workbench, Students], Report]
     samples: Callable[[Workbench, Params, int], Ids] = random_samples
     extra: Callable[[Workbench, Params, Sequence[float]], dict[str, Any]] = field(default=lambda bench, cell, acc: {})
 

@@ -10,7 +10,7 @@ from fastlabel.labels.topk import check_temperature
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, crossed, one_expert
 
 
@@ -24,7 +24,7 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
     return bench.labels((0, cell["epoch"]), ids).sparse(float(cell["temperature"]))
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     tables, findings = [], []
     temperatures = rows.values("temperature")
     for ipc in rows.values("ipc"):

@@ -14,7 +14,7 @@ from fastlabel.labels.sparse import SparseLabels
 from fastlabel.studies.config import Params
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Draw, Report, Table, percent
-from fastlabel.studies.results import Rows
+from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, one_expert, random_samples
 
 TREATMENTS = ("control", "no images", "no label")
@@ -59,7 +59,7 @@ def _extra(bench: Workbench, cell: Params, by_class: Sequence[float]) -> dict[st
     return {} if cell["class"] == NOTHING else {"class_accuracy": by_class[cell["class"]]}
 
 
-def _class_accuracy(rows: Rows, treatment: str, c: int) -> float:
+def _class_accuracy(rows: Students, treatment: str, c: int) -> float:
     """Mean accuracy on class c under a treatment."""
     chosen = (
         rows.where(treatment=treatment) if treatment == "control" else rows.where(treatment=treatment, **{"class": c})
@@ -67,7 +67,7 @@ def _class_accuracy(rows: Rows, treatment: str, c: int) -> float:
     return float(np.mean([row.result["by_class"][c] for row in chosen]))
 
 
-def _removed(rows: Rows) -> list[int]:
+def _removed(rows: Students) -> list[int]:
     return [c for c in rows.values("class") if c != NOTHING]
 
 
@@ -75,14 +75,14 @@ def _names(bench: Workbench) -> Sequence[str]:
     return bench.data.class_names or tuple(map(str, range(bench.num_classes)))
 
 
-def _report(bench: Workbench, rows: Rows) -> Report:
+def _report(bench: Workbench, rows: Students) -> Report:
     names = _names(bench)
     tables = [_table(rows.where(ipc=ipc), ipc, names) for ipc in rows.values("ipc")]
     findings = [_finding(rows.where(ipc=ipc), ipc, 1 / bench.num_classes) for ipc in rows.values("ipc")]
     return Report(tables, findings, [_panel(rows.where(ipc=ipc), ipc, names) for ipc in rows.values("ipc")])
 
 
-def _table(rows: Rows, ipc: int, names: Sequence[str]) -> Table:
+def _table(rows: Students, ipc: int, names: Sequence[str]) -> Table:
     lines = [[names[c], *(percent(_class_accuracy(rows, t, c)) for t in TREATMENTS)] for c in _removed(rows)]
     return Table(
         f"{ipc} images per class: test accuracy in percent on one class, in the control, without its images, and with "
@@ -92,11 +92,11 @@ def _table(rows: Rows, ipc: int, names: Sequence[str]) -> Table:
     )
 
 
-def _means(rows: Rows) -> list[float]:
+def _means(rows: Students) -> list[float]:
     return [float(np.mean([_class_accuracy(rows, t, c) for c in _removed(rows)])) for t in TREATMENTS]
 
 
-def _finding(rows: Rows, ipc: int, chance: float) -> str:
+def _finding(rows: Students, ipc: int, chance: float) -> str:
     control, no_images, no_label = map(percent, _means(rows))
     above = sum(_class_accuracy(rows, "no images", c) > chance for c in _removed(rows))
     return (
@@ -106,7 +106,7 @@ def _finding(rows: Rows, ipc: int, chance: float) -> str:
     )
 
 
-def _panel(rows: Rows, ipc: int, names: Sequence[str]) -> Draw:
+def _panel(rows: Students, ipc: int, names: Sequence[str]) -> Draw:
     def draw(axes: Any) -> None:
         classes = _removed(rows)
         for shift, treatment in enumerate(TREATMENTS):

@@ -119,7 +119,7 @@ def evaluation_policy(training: ViewPolicy, val: Beton) -> ViewPolicy:
 def make_evaluator(
     val: Beton,
     training: ViewPolicy,
-    workers: int,
+    num_workers: int,
     ranks: Ranks,
     device: torch.device,
     amp: bool = False,
@@ -135,7 +135,7 @@ def make_evaluator(
         batch_size=EVALUATION_BATCH * ranks.world_size,
         device=device,
         policy=evaluation_policy(training, val),
-        num_workers=ranks.workers(workers),
+        num_workers=ranks.workers(num_workers),
         shuffle=False,
         class_map=class_map,
         rank=ranks.rank,

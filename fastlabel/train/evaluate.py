@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastlabel.errors import InputError
 from fastlabel.system.ranks import Ranks
-from fastlabel.train.objectives import Batch
+from fastlabel.train.objectives import TrainingBatch
 
 CACHE_LIMIT_BYTES = 256 * 2**20
 
@@ -27,7 +27,7 @@ class Evaluator:
 
     def __init__(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[TrainingBatch],
         device: str | torch.device = "cpu",
         ranks: Ranks | None = None,
         amp: bool = False,

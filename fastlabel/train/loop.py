@@ -21,7 +21,7 @@ from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.interruptions import Interruptions
-from fastlabel.train.objectives import Batch, PerSampleLoss
+from fastlabel.train.objectives import PerSampleLoss, TrainingBatch
 from fastlabel.train.process_group import backward, share_buffers, wrap
 from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
@@ -38,7 +38,7 @@ class EpochLoader(Protocol):
     """
 
     def set_epoch(self, epoch: int) -> None: ...
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[TrainingBatch]: ...
     def __len__(self) -> int: ...
     def samples_in(self, batch: int) -> int: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -176,7 +176,7 @@ class Trainer:
             if waits:
                 tally.settle()
 
-    def _step(self, batch: Batch, tally: Tally) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: TrainingBatch, tally: Tally) -> tuple[Tensor, Tensor]:
         set_lr(self.optimizer, self.recipe.lr_at((tally.epoch - 1) * len(self.loader) + tally.steps, len(self.loader)))
         # A rank without a sample of this batch takes part with one of no weight.
         empty = not len(batch.targets)

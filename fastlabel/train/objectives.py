@@ -15,7 +15,7 @@ from fastlabel.labels.topk import check_temperature
 from fastlabel.teachers.precision import full_precision
 
 
-class Batch(Protocol):
+class TrainingBatch(Protocol):
     """Images [B, 3, H, W], soft labels or None, hard labels and sample ids int64 [B], from a loader."""
 
     @property
@@ -28,14 +28,14 @@ class Batch(Protocol):
     def ids(self) -> Tensor: ...
 
 
-PerSampleLoss = Callable[[Tensor, Batch], Tensor]
+PerSampleLoss = Callable[[Tensor, TrainingBatch], Tensor]
 """(student logits [B, C] in the network's own precision, batch) -> losses float32 [B] in nats."""
 
 
 def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
     """Cross entropy with the class of each image."""
 
-    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+    def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
         return F.cross_entropy(logits_BC.float(), batch.targets, label_smoothing=label_smoothing, reduction="none")
 
     return per_sample_loss
@@ -46,7 +46,7 @@ def cached_loss(label_temperature: float = 1.0, student_temperature: float = 1.0
     check_temperature("label_temperature", label_temperature)
     check_temperature("student_temperature", student_temperature)
 
-    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+    def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
         if batch.labels is None:
             raise InputError("the loader gives no soft labels: open it with a label store")
         return soft_cross_entropy(logits_BC, batch.labels, label_temperature, student_temperature, reduction="none")
@@ -60,7 +60,7 @@ def online_loss(teacher: nn.Module, label_temperature: float = 1.0, student_temp
     check_temperature("student_temperature", student_temperature)
     teacher.eval()
 
-    def per_sample_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+    def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
         with torch.no_grad(), full_precision(batch.images.device.type):
             probs_BC = torch.softmax(teacher(batch.images).float() / label_temperature, dim=1)
         return F.cross_entropy(logits_BC.float() / student_temperature, probs_BC, reduction="none")

@@ -78,7 +78,7 @@ class StudentConfig:
     seed: int = 0
     keep_every: int = 0
     eval_every: int | None = None
-    workers: int = 0
+    num_workers: int = 0
     device: str = "auto"
     sync_batch_norm: bool = False
     allow_missing_classes: bool = False
@@ -154,7 +154,7 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             seed=config.seed,
             indices=ids,
             teacher=config.teacher_index,
-            num_workers=ranks.workers(config.workers),
+            num_workers=ranks.workers(config.num_workers),
             drop_last=drops_last(len(ids), recipe.batch_size, model, ranks, config.views_per_image),
             class_map=class_map,
             rank=ranks.rank,
@@ -167,7 +167,7 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             loader=loader,
             loss=loss,
             evaluate=make_evaluator(
-                val, store.views, config.workers, ranks, device, bool(recipe.amp), val_classes or class_map
+                val, store.views, config.num_workers, ranks, device, bool(recipe.amp), val_classes or class_map
             ),
             recipe=recipe,
             run=run,

@@ -37,7 +37,7 @@ LARGEST_PAD_CROP = 64
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A teacher's training. `size` in pixels, `view_policy`: by the images; `workers` 0: all cores.
+    """A teacher's training. `size` in pixels, `view_policy`: by the images; `num_workers` 0: all cores.
 
     `flip` False keeps random views from mirroring, which digits and letters do not survive.
     """
@@ -53,7 +53,7 @@ class TeacherConfig:
     seed: int = 0
     keep_every: int = 1
     eval_every: int = 1
-    workers: int = 0
+    num_workers: int = 0
     device: str = "auto"
     sync_batch_norm: bool = False
     allow_missing_classes: bool = False
@@ -92,7 +92,7 @@ def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, devic
             device=device,
             seed=config.seed,
             policy=policy,
-            num_workers=ranks.workers(config.workers),
+            num_workers=ranks.workers(config.num_workers),
             drop_last=drops_last(data.num_samples, recipe.batch_size, model, ranks),
             rank=ranks.rank,
             world_size=ranks.world_size,
@@ -113,7 +113,7 @@ def _train(config: TeacherConfig, reporter: Reporter | None, ranks: Ranks, devic
             model=model,
             loader=loader,
             loss=hard_loss(recipe.label_smoothing),
-            evaluate=make_evaluator(val, policy, config.workers, ranks, device, bool(recipe.amp), val_classes),
+            evaluate=make_evaluator(val, policy, config.num_workers, ranks, device, bool(recipe.amp), val_classes),
             recipe=recipe,
             run=run,
             device=device,

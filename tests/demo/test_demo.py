@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastlabel.demo.run import Cell, DemoConfig, DemoReport, run_demo
+from fastlabel.demo.run import DemoCell, DemoConfig, DemoReport, run_demo
 
 TINY = DemoConfig(
     out="",
@@ -42,7 +42,7 @@ def test_demo_runs_once_and_then_reads_what_is_there(tmp_path: Path) -> None:
 
 
 def test_table() -> None:
-    cells = (Cell("hard", 1, (0.5, 0.6)), Cell("cache", 1, (0.75, 0.75)))
+    cells = (DemoCell("hard", 1, (0.5, 0.6)), DemoCell("cache", 1, (0.75, 0.75)))
     report = DemoReport("out", 0.9, cells, "demo.png", "results.json")
     assert report.table().splitlines()[1].split("   ")[-2].strip() == "55.0 +- 7.1 %"
     assert report.table().endswith("75.0 +- 0.0 %")

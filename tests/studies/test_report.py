@@ -6,16 +6,18 @@ import io
 from PIL import Image
 
 from fastlabel.studies.report import Report, Table, lines_panel, percent, write_results
-from fastlabel.studies.results import Row, Rows
+from fastlabel.studies.results import Student, Students
 
-ROWS = Rows(
+ROWS = Students(
     [
-        Row({"ipc": ipc, "labels": labels}, repeat, {"accuracy": 0.1 * ipc + 0.01 * repeat, "by_class": [0.25, 1.0]})
+        Student(
+            {"ipc": ipc, "labels": labels}, repeat, {"accuracy": 0.1 * ipc + 0.01 * repeat, "by_class": [0.25, 1.0]}
+        )
         for ipc in (1, 2, 4)
         for labels in ("soft", "hard")
         for repeat in range(2)
     ]
-    + [Row({"ipc": 8, "epoch": 3}, 0, {"accuracy": 0.5, "by_class": [0, 0], "class_accuracy": 0.125})]
+    + [Student({"ipc": 8, "epoch": 3}, 0, {"accuracy": 0.5, "by_class": [0, 0], "class_accuracy": 0.125})]
 )
 TABLE = Table("What it shows.", ["a", "long header"], [["1", "2"], ["333", "4"]])
 

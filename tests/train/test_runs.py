@@ -87,7 +87,7 @@ def untimed(result):
 
 
 def test_the_teacher_learns_and_repeats_itself_to_the_byte(data, tmp_path):
-    again = train_teacher(teacher_config(data.folder, tmp_path / "again", workers=1))
+    again = train_teacher(teacher_config(data.folder, tmp_path / "again", num_workers=1))
     assert again.accuracy > 0.5
     assert again.checkpoint.read_bytes() == data.teacher.read_bytes()
     config = json.loads((tmp_path / "again" / "config.json").read_text())
@@ -108,7 +108,7 @@ def test_students_learn_and_repeat_themselves(data, tmp_path, labels):
     teacher = data.teacher if labels == "online" else None
     config = student_config(data, tmp_path / "a", labels=labels, teacher=teacher)
     result = train_student(config)
-    again = train_student(replace(config, out=tmp_path / "b", workers=1))
+    again = train_student(replace(config, out=tmp_path / "b", num_workers=1))
     assert result.accuracy > 0.4
     assert untimed(result) == untimed(again)
     assert result.checkpoint.read_bytes() == again.checkpoint.read_bytes()

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastlabel.studies.results import Row, Rows, Spread
+from fastlabel.studies.results import MeanStd, Student, Students
 
-ROWS = Rows(
+ROWS = Students(
     [
-        Row({"ipc": ipc, "labels": labels}, repeat, {"accuracy": (ipc + repeat) / 10, "loss": 2.0})
+        Student({"ipc": ipc, "labels": labels}, repeat, {"accuracy": (ipc + repeat) / 10, "loss": 2.0})
         for ipc in (10, 1)
         for labels in ("soft", "hard")
         for repeat in range(2)
     ]
-    + [Row({"ipc": 1}, 0, {"accuracy": 0.5, "loss": 1.0})]
+    + [Student({"ipc": 1}, 0, {"accuracy": 0.5, "loss": 1.0})]
 )
 
 
@@ -40,30 +40,30 @@ def test_cells_hold_their_repeats():
 
 
 def test_a_slice_of_rows_is_rows():
-    assert isinstance(ROWS[:2], Rows) and len(ROWS[:2]) == 2
+    assert isinstance(ROWS[:2], Students) and len(ROWS[:2]) == 2
     assert ROWS[0].cell["ipc"] == 10
 
 
 def test_changes_are_taken_repeat_by_repeat():
     """Of students whose accuracies differ much, but all change alike."""
-    before = Rows([Row({"rank": 0}, r, {"accuracy": a}) for r, a in enumerate([0.1, 0.5, 0.9])])
-    after = Rows([Row({"rank": 1}, r, {"accuracy": a}) for r, a in [(2, 0.8), (0, 0.0), (1, 0.4)]])
+    before = Students([Student({"rank": 0}, r, {"accuracy": a}) for r, a in enumerate([0.1, 0.5, 0.9])])
+    after = Students([Student({"rank": 1}, r, {"accuracy": a}) for r, a in [(2, 0.8), (0, 0.0), (1, 0.4)]])
     change = after.change_from(before)
     assert (change.mean, change.n) == (pytest.approx(-0.1), 3) and change.std == pytest.approx(0, abs=1e-9)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_the_deviation_is_that_of_a_sample(values):
-    spread = Spread.of(values)
+    spread = MeanStd.of(values)
     assert (spread.mean, spread.n) == (mean(values), len(values))
     assert spread.std == pytest.approx(stdev(values))
     assert spread.percent() == f"{100 * mean(values):.1f} ± {100 * spread.std:.1f}"
 
 
 def test_one_value_has_no_deviation():
-    assert Spread.of([0.25]) == Spread(0.25, 0.0, 1)
-    assert Spread.of([0.25]).percent() == "25.0"
-    assert ROWS.where(ipc=10).spread() == Spread.of([1.0, 1.1, 1.0, 1.1])
+    assert MeanStd.of([0.25]) == MeanStd(0.25, 0.0, 1)
+    assert MeanStd.of([0.25]).percent() == "25.0"
+    assert ROWS.where(ipc=10).spread() == MeanStd.of([1.0, 1.1, 1.0, 1.1])
     assert ROWS.spread("loss").mean == pytest.approx(17 / 9)
     with pytest.raises(ValueError):
         ROWS.where(epoch=3).spread()
