@@ -343,7 +343,10 @@ def _forward_constants(
         "PLACES_2": 1 if second is None else _places(second),
     }
     warps = max(launch.warps, _warps_for_labels(target))
-    return constants | _row_constants(num_classes, dtype, launch), {"num_warps": warps, "enable_fp_fusion": True}
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+    if max(constants["PLACES"], constants["PLACES_2"]) <= 32 and (warps == 1 or second is not None):
+        options["maxnreg"] = 64  # what half of a multiprocessor's warps may have: ptxas takes more, or spills below
+    return constants | _row_constants(num_classes, dtype, launch), options
 
 
 def _backward_constants(
@@ -368,7 +371,7 @@ def _warps_for_labels(target: Target) -> int:
     """Warps whose registers hold the labels of a row, and for two labels a chunk of the pairs that are compared."""
     if target.second is None:
         return _places(target.labels) // 256
-    return max(_places(target.labels), _places(target.second)) // 32
+    return max(_places(target.labels) // 32, _places(target.second) // 32, 2)
 
 
 _run_forward, _run_backward = Launcher(_forward_kernel), Launcher(_backward_kernel)
