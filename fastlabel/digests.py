@@ -17,7 +17,7 @@ def canonical_json(value: Any) -> str:
 
 
 def canonical_digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of ``canonical_json``."""
+    """SHA-256 (hex) of `canonical_json`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 

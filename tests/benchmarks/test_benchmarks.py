@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fastlabel.benchmarks import device_crops, labels_share, loss, views_per_image
+from fastlabel.benchmarks import allocator, device_crops, labels_share, loss, views_per_image
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.memory import peak_bytes
 
@@ -102,3 +102,10 @@ def test_cases_alternate() -> None:
     timings = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
     assert "".join(order) == "abababab"
     assert timings["a"].rounds == 3 and timings["a"].p20 <= timings["a"].median <= timings["a"].p80
+
+
+@pytest.mark.slow
+def test_allocator() -> None:
+    found = allocator.measure(allocator.training, ("convnet-d1-w8", 1), 256, 1)
+    assert found["images"] == 256 and found["seconds"].keys() == found["peak_bytes"].keys() == {"default", "kept"}
+    assert min(found["images_per_second"].values()) > 0 and "times as fast" in allocator._line("training", found)
