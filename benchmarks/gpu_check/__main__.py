@@ -21,9 +21,18 @@ SECONDS_TO_END = 60  # for a cell that was begun just before the deadline
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results", show_default=True)
 @click.option("--kit", type=click.Path(path_type=Path), default=".kit", show_default=True, help="With the images.")
 @click.option("--budget", default=360, show_default=True, help="Seconds after which a part begins nothing more.")
+@click.option("--commit", help="Of this code, for a copy whose git does not know. [default: what git says]")
 @click.option("--quick", is_flag=True, help="Tiny sizes, also without a GPU: shows that everything runs.")
 @click.option("--in-this-process", is_flag=True, hidden=True)
-def main(parts: tuple[str, ...], out: Path, kit: Path, budget: int, quick: bool, in_this_process: bool) -> None:
+def main(
+    parts: tuple[str, ...],
+    out: Path,
+    kit: Path,
+    budget: int,
+    commit: str | None,
+    quick: bool,
+    in_this_process: bool,
+) -> None:
     """Measure and test what only a GPU can tell. PARTS: tests, kernels, labelling, cifar10. [default: all]
 
     Each part writes OUT/gpu-check-PART.json, cell by cell; the same command goes on with what is missing there.
@@ -31,10 +40,11 @@ def main(parts: tuple[str, ...], out: Path, kit: Path, budget: int, quick: bool,
     out.mkdir(parents=True, exist_ok=True)
     for part in parts or PARTS:
         if in_this_process:
-            run_part(part, out / name_of(part), kit, budget, quick)
+            run_part(part, out / name_of(part), kit, budget, quick, commit)
             continue
         command = [sys.executable, "-m", "fastlabel.benchmarks.gpu_check", part, "--in-this-process"]
         options = ["--out", out, "--kit", kit, "--budget", budget, *(["--quick"] if quick else [])]
+        options += ["--commit", commit] if commit else []
         try:
             subprocess.run([*command, *map(str, options)], timeout=budget + SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -50,10 +60,10 @@ def name_of(part: str) -> str:
     return f"gpu-check-{part}.json"
 
 
-def run_part(part: str, out: Path, kit: Path, budget: float, quick: bool) -> None:
+def run_part(part: str, out: Path, kit: Path, budget: float, quick: bool, commit: str | None) -> None:
     """Measure what `out` lacks of one part."""
     with tempfile.TemporaryDirectory(prefix="fastlabel-gpu-check-") as folder:
-        check = check_of(kit, Path(folder), quick, budget)
+        check = check_of(kit, Path(folder), quick, budget, commit)
         module = import_module(f"fastlabel.benchmarks.gpu_check.{PARTS[part]}")
         measure(module.QUESTION, module.cells(check), check, out)
 

@@ -27,10 +27,12 @@ class Check(Setup):
     """A `Setup` whose photos and CIFAR-10 are those of the kit.
 
     Attributes:
+        commit: of the code; None where nobody knows.
         cifar10: the kit's archive of train/CLASS/*.jpg and test/CLASS/*.jpg; None where there is no kit.
         deadline: of `time.monotonic`; no cell is begun after it.
     """
 
+    commit: str | None = None
     cifar10: Path | None = None
     deadline: float = float("inf")
 
@@ -40,11 +42,18 @@ class Check(Setup):
         return pick_device("auto")
 
 
-def check_of(kit: Path, folder: Path, quick: bool, budget: float) -> Check:
+def check_of(kit: Path, folder: Path, quick: bool, budget: float, commit: str | None = None) -> Check:
     """The check with the images of a kit, as far as they are there."""
     photos, cifar10 = kit / "photos", kit / "cifar10.tar.xz"
-    there = (photos if photos.is_dir() else None, cifar10 if cifar10.is_file() else None)
-    return Check(folder, there[0], 1, quick, there[1], time.monotonic() + budget)
+    return Check(
+        folder,
+        photos if photos.is_dir() else None,
+        rounds=1,
+        quick=quick,
+        commit=commit or _commit(),
+        cifar10=cifar10 if cifar10.is_file() else None,
+        deadline=time.monotonic() + budget,
+    )
 
 
 def measure(question: str, cells: Iterable[Cell], check: Check, out: Path) -> None:
@@ -86,7 +95,7 @@ def _begun(question: str, check: Check, out: Path) -> dict[str, Any]:
     new: dict[str, Any] = {
         "question": question,
         "quick": check.quick,
-        "commit": _commit(),
+        "commit": check.commit,
         "machine": machine(),
         "complete": False,
     }
@@ -97,7 +106,7 @@ def _begun(question: str, check: Check, out: Path) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of this checkout; None for a copy without git."""
+    """What git says of this checkout; None for a copy without git."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     )

@@ -24,7 +24,7 @@ from fastlabel.views import ViewPolicy
 
 QUESTION = "labelling: the teacher alone, the share of it that cache_labels reaches, crops, a student's epoch"
 WAYS = ("cast", "autocast", "folded", "compiled")
-FORWARD_BATCH, RECORDS = 256, 4096
+FORWARD_BATCH, RECORDS = 256, 16384
 
 
 class Labelling:
@@ -37,7 +37,7 @@ class Labelling:
 
     @cached_property
     def beton(self) -> Beton:
-        """At least 4,096 records, of a few hundred photos."""
+        """Records of a few hundred photos, so many that a run's fixed cost, half a second, hardly counts."""
         check = self.check
         path = photo_beton(check.folder, check.photos, check.size(200, 16), cache.CLASSES, check.size(RECORDS, 16))
         return Beton.open(path)

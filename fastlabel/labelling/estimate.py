@@ -46,7 +46,7 @@ def estimate(
         num_classes=infos[0].codec.num_classes,
         crops=crops,
         crops_done=0,
-        units=len(units) * len(forwards),
+        units=len(list(commit.addresses(growth.manifest))) * len(forwards),
         units_done=0,
         bytes_on_disk=round(compressed / done[-1] * crops),
         seconds=missing * ends[-1] / done[-1],
