@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Labelling:
 
     def crops(self, views: int) -> dict[str, Any]:
         """Crops a second that the device makes of whole images, alone and behind the decoders."""
-        timings = device_crops.measure(self.beton, self.check.device, self.size, views, self.check.size(64, 4), 2)
+        timings = device_crops.measure(Path(self.beton.path), self.check.device, self.size, views, self.check.size(64, 4), 2)
         return {"views": views, "images": self.beton.num_samples, "seconds": timings}
 
     def student_epoch(self) -> dict[str, Any]:
