@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +83,8 @@ class Labelling:
 
     def crops(self, views: int) -> dict[str, Any]:
         """Crops a second that the device makes of whole images, alone and behind the decoders."""
-        timings = device_crops.measure(Path(self.beton.path), self.check.device, self.size, views, self.check.size(64, 4), 2)
+        batch = self.check.size(64, 4)
+        timings = device_crops.measure(self.beton.path, self.check.device, self.size, views, batch, 2)
         return {"views": views, "images": self.beton.num_samples, "seconds": timings}
 
     def student_epoch(self) -> dict[str, Any]:
