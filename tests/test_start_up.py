@@ -13,20 +13,7 @@ import pytest
 from fastlabel.cli.main import COMMANDS
 from fastlabel.studies.registry import STUDIES
 
-HEAVY = {
-    "PIL",
-    "cv2",
-    "ffcv",
-    "matplotlib",
-    "numba",
-    "scipy",
-    "sklearn",
-    "timm",
-    "torch",
-    "torchvision",
-    "triton",
-    "zarr",
-}
+HEAVY = {"PIL", "cv2", "ffcv", "matplotlib", "numba", "sklearn", "timm", "torch", "torchvision", "triton", "zarr"}
 SCRIPT = """
 import json, sys
 from fastlabel.cli.main import main

@@ -122,6 +122,7 @@ def test_an_error_of_a_teacher_stops_the_decoding_at_once(photos: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "fastlabel-images"]
 
 
+@pytest.mark.slow
 def test_reduced_precision_differs_and_repeats_itself() -> None:
     found = {precision: logits(normed_teacher(precision=precision), 32) for precision in PRECISIONS}
     for precision, values in found.items():

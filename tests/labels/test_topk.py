@@ -98,6 +98,7 @@ def test_temperature_is_checked(labels):
             labels.probabilities(temperature)
 
 
+@pytest.mark.slow
 def test_a_temperature_that_changes_under_torch_compile(labels):
     def mass(temperature):
         return labels.dense(temperature).sum(1)

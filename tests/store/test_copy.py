@@ -61,6 +61,7 @@ def read_plainly(path: Path) -> None:
         plain.check_boxes(path, number, view, [50] * 16, [50] * 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("views", "teachers", "names"),
     [
@@ -108,6 +109,7 @@ def test_a_whole_copy_is_the_store_itself(source: Path, tmp_path: Path) -> None:
     assert digests(tmp_path / "out.zarr") == digests(source)
 
 
+@pytest.mark.slow
 def test_a_copy_of_whole_groups_grows_beside_the_store(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     copy_store(source, out, range(4))
@@ -194,6 +196,7 @@ def test_a_damaged_unit_is_named(source: Path, tmp_path: Path, damage: Any, mess
     check(LabelStore.open(out))
 
 
+@pytest.mark.slow
 def test_a_copy_while_a_run_labels_and_grows_the_source(tmp_path: Path) -> None:
     path, stop, copies = tmp_path / "s.zarr", threading.Event(), []
     run(path, FEW, 2, (A,), most=1)

@@ -61,6 +61,7 @@ def check_plainly(path: Path) -> None:
         plain.check_boxes(path, number, view, [50] * 16, [50] * 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ids", "views", "teachers"),
     [
@@ -149,6 +150,7 @@ def test_units_keep_their_size(tmp_path: Path) -> None:
     assert LabelStore.open(path).manifest.unit == Unit(2, 4)
 
 
+@pytest.mark.slow
 def test_an_unfinished_store_grows_and_is_finished(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     run(path, FEW, 4, most=1)
@@ -158,6 +160,7 @@ def test_an_unfinished_store_grows_and_is_finished(tmp_path: Path) -> None:
     check_plainly(path)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -414,6 +417,7 @@ def test_growth_killed_at_every_operation(
     assert extents == {(2, 6, 1), (4, 11, 2)}
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_growing_and_labelling_everything(
     small_and_grown: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +437,7 @@ def test_a_run_killed_between_growing_and_labelling_everything(
     assert digests(path) == digests(grown)
 
 
+@pytest.mark.slow
 def test_readers_are_undisturbed_at_every_operation(
     small_and_grown: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +463,7 @@ def test_readers_are_undisturbed_at_every_operation(
     assert len(seen) > 20 and [key for key, _ in itertools.groupby(seen)] == [(2, 6, 1), (4, 11, 2)]
 
 
+@pytest.mark.slow
 def test_making_a_store_killed_at_every_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, gone = tmp_path / "s.zarr", dead_pid()
     for operations in itertools.count():

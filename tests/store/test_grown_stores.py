@@ -46,6 +46,7 @@ def check_labels(beton: Path, store: Path, number: int, views: int) -> None:
     assert seen == set(range(views))
 
 
+@pytest.mark.slow
 def test_more_images_per_class_views_and_a_teacher(photos: Path, make_store: MakeStore) -> None:
     path = make_store(ipc=1, views=2, k=3)
     before = digests(path)
@@ -68,6 +69,7 @@ def test_more_images_per_class_views_and_a_teacher(photos: Path, make_store: Mak
         check_labels(photos, path, number, 5)
 
 
+@pytest.mark.slow
 def test_views_and_teachers_one_after_another_give_the_bytes_of_one_run(make_store: MakeStore) -> None:
     for options in ({"views": 2}, {"views": 4}, {"views": 4, "teachers": [SECOND]}, {"teachers": [SECOND, FIRST]}):
         make_store("steps", **{"views": 4} | options)

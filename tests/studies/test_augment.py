@@ -134,6 +134,7 @@ def test_images_of_a_batch_differ_in_strength_but_for_siamese_ones(kind):
     assert len(SiameseAugmentation((kind,), siamese=True)(batch, generator()).unique(dim=0)) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_gets_one_kind_and_all_occur():
     """Sixteen equal images each: what came out tells the kind by the values that stay."""
     augment, random, kinds = SiameseAugmentation(), generator(), set()

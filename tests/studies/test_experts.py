@@ -15,6 +15,8 @@ from fastlabel.studies.in_memory import decode_pixels, whitening_of
 from fastlabel.teachers.teacher import load_teacher
 from tests.studies.tiny import ARCH, CLASSES, EPOCHS, SIDE, experts_config
 
+pytestmark = pytest.mark.slow  # each trains networks
+
 PLAIN = "convnet-d1-w8"
 
 

@@ -17,6 +17,8 @@ from fastlabel.train.evaluate import Evaluator
 from tests.stores import digests
 from tests.studies.tiny import experts_config, study_config
 
+pytestmark = pytest.mark.slow  # each trains networks
+
 TIMES = ("seconds", "label_seconds", "test_seconds")
 FILES = {"config.json", "results.jsonl", "results.csv", "report.md", "figure.png", "labels.zarr"}
 

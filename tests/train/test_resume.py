@@ -27,6 +27,8 @@ from tests.stores import make_teacher
 
 from .conftest import MemoryLoader
 
+pytestmark = pytest.mark.slow  # each trains networks
+
 TIMINGS = ("seconds", "images_per_second")
 ARCH, EPOCHS, BATCH = "convnet-d1-w8", 40, 8
 WAIT = 100  # seconds

@@ -25,6 +25,8 @@ from fastlabel.train.objectives import cached_loss, online_loss
 from fastlabel.train.student import default_eval_every, student_ids
 from fastlabel.views import ViewPolicy
 
+pytestmark = pytest.mark.slow  # each trains networks
+
 ARCH = "convnet-d1-w8"
 CLASSES = 4
 TIMINGS = ("seconds", "images_per_second")
