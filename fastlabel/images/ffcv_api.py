@@ -2,7 +2,7 @@
 
 Its import sets the thread counts of torch and numba to 1: here they are restored. Its Loader marks Numba's type of
 uint8 vectors read-only for the whole process, after which no kernel that writes such a vector compiles any more: here
-it does not, and what a Loader did before is undone.
+it does not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ def _compile_reader(manager: Any) -> Any:
 
 # With ffcv's own signature, Numba's interned type would be changed in place; without one, Numba finds the types itself.
 OSCacheManager.compile_reader = _compile_reader
-numba.uint8[::1].mutable = numba.uint64[::1].mutable = True
 
 __all__ = [
     "AllocationQuery",
