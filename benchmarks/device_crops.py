@@ -23,7 +23,7 @@ from fastlabel.benchmarks.photos import photo_beton
 from fastlabel.dataset.beton import Beton
 from fastlabel.images.device_loader import DeviceImageLoader
 from fastlabel.images.loader import ImageLoader
-from fastlabel.kernels.resized_crop import normalisation_table, normalised_crops, resized_crops
+from fastlabel.kernels.resized_crops import normalisation_table, normalised_crops, resized_crops
 from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD
 from fastlabel.views import ViewPolicy
 

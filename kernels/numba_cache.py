@@ -39,7 +39,7 @@ def cached_njit(*, depends_on: Iterable[ModuleType] = (), **options: Any) -> Cal
         _DEPENDS_ON[name] = tuple(dict.fromkeys((*_DEPENDS_ON.get(name, ()), *modules)))
         compiled = numba.njit(**options)(function)
         if hasattr(compiled, "enable_caching"):  # not under NUMBA_DISABLE_JIT
-            _enable(compiled, digest(all_of(modules)))
+            _enable(compiled, _digest(all_of(modules)))
         return compiled
 
     return decorate
@@ -57,7 +57,7 @@ def all_of(modules: Iterable[ModuleType]) -> tuple[ModuleType, ...]:
     return tuple(found.values())
 
 
-def digest(modules: Iterable[ModuleType]) -> str:
+def _digest(modules: Iterable[ModuleType]) -> str:
     """Hex digest of the modules' source text, in their order."""
     return hashlib.sha256(b"".join(_source(str(module.__file__)) for module in modules)).hexdigest()
 

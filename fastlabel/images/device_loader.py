@@ -19,7 +19,7 @@ from fastlabel.images.decode_whole import decode_whole
 from fastlabel.images.loader import Epoch, ImageBatch, ImageLoader
 from fastlabel.images.resident import ResidentImages, make_room
 from fastlabel.images.staging import Staging
-from fastlabel.kernels.resized_crop import bad_boxes, resized_crops
+from fastlabel.kernels.resized_crops import bad_boxes, resized_crops
 from fastlabel.system.streams import receive
 from fastlabel.views import ViewPolicy
 

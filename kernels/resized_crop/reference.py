@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 WEIGHT_BITS, FRACTION_BITS = 14, 7
 
@@ -49,18 +47,3 @@ def resized_crop_reference(image_HWC: NDArray[np.uint8], box: Sequence[int], siz
     drop = WEIGHT_BITS + FRACTION_BITS
     out = (np.einsum("xj,yjc->yxc", column_weights, partial) + (1 << (drop - 1))) >> drop
     return (out[:, ::-1] if flip else out).astype(np.uint8)
-
-
-def resized_crops_reference(
-    pixels_P: Tensor, offsets_B: Tensor, heights_B: Tensor, widths_B: Tensor, boxes_BV5: Tensor, size: int
-) -> Tensor:
-    """uint8 [B, V, size, size, 3]: each view's crop of each image of a flat buffer; see ``resized_crops``."""
-    pixels = pixels_P.cpu().numpy()
-    crops = np.empty((*boxes_BV5.shape[:2], size, size, 3), np.uint8)
-    for b, (start, height, width) in enumerate(
-        zip(offsets_B.tolist(), heights_B.tolist(), widths_B.tolist(), strict=True)
-    ):
-        image = pixels[start : start + height * width * 3].reshape(height, width, 3)
-        for v, box in enumerate(boxes_BV5[b].tolist()):
-            crops[b, v] = resized_crop_reference(image, box, size)
-    return torch.from_numpy(crops).to(pixels_P.device)

@@ -13,7 +13,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from fastlabel.kernels.resized_crop import triton
+from fastlabel.kernels.resized_crops import triton
 
 TABLES = {"geometry_ptr": "*i64", "first_ptr": "*i32", "weights_ptr": "*i16", "S": "i32", "T": "i32"}
 

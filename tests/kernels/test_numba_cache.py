@@ -16,8 +16,9 @@ from fastlabel.kernels.numba_cache import all_of
 
 ROOT = Path(__file__).parents[2]
 KERNELS = (
-    *(f"{op}.numba" for op in ("decode_topk", "encode_topk", "view_boxes", "soft_cross_entropy", "resized_crop")),
-    *("common.exp32", "common.half", "common.label_row", "resized_crop.batch_numba", "resized_crop.weights"),
+    *(f"{op}.numba" for op in ("decode_topk", "encode_topk", "view_boxes", "soft_cross_entropy")),
+    *("resized_crop.numba", "resized_crop.weights", "resized_crops.numba"),
+    *("common.exp32", "common.half", "common.label_row"),
 )
 
 PROGRAM = """

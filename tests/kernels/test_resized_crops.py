@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastlabel.kernels.resized_crop import (
+from fastlabel.kernels.resized_crop import resized_crop_reference
+from fastlabel.kernels.resized_crops import (
     normalisation_table,
     normalised_crops,
-    resized_crop_reference,
     resized_crops,
     resized_crops_reference,
     sample_inputs,
 )
-from fastlabel.kernels.resized_crop.geometry import pack
+from fastlabel.kernels.resized_crops.geometry import pack
 from fastlabel.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, ModelSpec
 
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
@@ -62,7 +62,7 @@ def batches(draw: st.DrawFn, largest: int, size: int, images: int, views: int) -
 
 def on_triton(arguments: Arguments, device: str, table: Tensor | None = None) -> Tensor:
     """What the kernels write over garbage: [B * V, S, S, 3]."""
-    from fastlabel.kernels.resized_crop.triton import resized_crops_triton
+    from fastlabel.kernels.resized_crops.triton import resized_crops_triton
 
     pixels, offsets, heights, widths, boxes, size = arguments
     dtype = torch.uint8 if table is None else table.dtype

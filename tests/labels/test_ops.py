@@ -204,7 +204,7 @@ def test_random_injection(seed, ids, count, more):
     assert found.tolist() == [fisher_yates(seed, sample, count, count + more) for sample in ids]
 
 
-def test_injections_are_uniform():
+def test_beginnings_of_permutations_are_uniform():
     found = label_ops.random_injection(5, np.arange(24_000), 3, 4, torch.device("cpu"))
     counts = Counter(map(tuple, found.tolist()))
     assert set(counts) == set(itertools.permutations(range(4), 3))
@@ -223,8 +223,8 @@ def test_shuffle_rest(labels, seed, data):
         if order:
             top = order[0]
             row[top] = dense[b, top]
-            places = fisher_yates(seed, ids[b], len(order) - 1, num_classes - 1)
-            row[[x + (x >= top) for x in places]] = dense[b, order[1:]]
+            numbers = fisher_yates(seed, ids[b], len(order) - 1, num_classes - 1)
+            row[[x + (x >= top) for x in numbers]] = dense[b, order[1:]]
     result = label_ops.shuffle_rest(labels, torch.tensor(ids, dtype=torch.int64), seed)
     assert_stands_for(result, expected, rtol=0)
     assert np.array_equal(np.sort(expected, axis=1), np.sort(dense, axis=1))

@@ -1,4 +1,4 @@
-"""Random injections: distinct random places for the entries of a row, without a table of all places."""
+"""The beginning of a random permutation for each id, without a table of the whole one."""
 
 from __future__ import annotations
 

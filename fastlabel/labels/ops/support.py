@@ -1,4 +1,4 @@
-"""The places of sparse labels: their order, classes that a row does not list, unions of rows."""
+"""The support of sparse labels, the classes that a row lists: their order, those left out, unions of rows."""
 
 from __future__ import annotations
 

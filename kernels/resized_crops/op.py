@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlabel.kernels.resized_crop.geometry import check_geometry, check_values, pack
-from fastlabel.kernels.resized_crop.reference import resized_crops_reference
+from fastlabel.kernels.resized_crops.geometry import check_geometry, check_values, pack
+from fastlabel.kernels.resized_crops.reference import resized_crops_reference
 
 
 def resized_crops(
@@ -107,7 +107,7 @@ def _empty_crops(
 def _on_cpu(
     pixels_P: Tensor, offsets_B: Tensor, heights_B: Tensor, widths_B: Tensor, boxes_BV5: Tensor, size: int
 ) -> Tensor:
-    from fastlabel.kernels.resized_crop.batch_numba import resized_crops_numba
+    from fastlabel.kernels.resized_crops.numba import resized_crops_numba
 
     check_values(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, size)
     out = _empty_crops(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, size)
@@ -181,7 +181,7 @@ def _launch(
     out_NSS3: Tensor,
 ) -> None:
     """Fill out on CUDA. The geometry goes up in one piece; nothing is waited for."""
-    from fastlabel.kernels.resized_crop.triton import resized_crops_triton
+    from fastlabel.kernels.resized_crops.triton import resized_crops_triton
 
     check_values(pixels_P, offsets_B, heights_B, widths_B, boxes_BV5, size)
     if not len(out_NSS3):
