@@ -42,6 +42,12 @@ _RUN = [
     click.option(
         "--allow-missing-classes", is_flag=True, help="Test where some classes have no folder among the --val images."
     ),
+    click.option(
+        "--resident-bytes",
+        metavar="BYTES",
+        type=click.IntRange(0),
+        help="GPU memory for decoded images, which stay if all fit; 0: none stays.  [default: 1/8 of what is free]",
+    ),
     click.option("--resume", is_flag=True, help="Continue the run in --out after the last step that it saved."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 ]
@@ -55,7 +61,7 @@ def recipe_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """Add --seed, --workers, --device, --sync-batch-norm, --allow-missing-classes, --resume and --json."""
+    """Add the options of where and how a run goes, from --seed to --json."""
     for option in reversed(_RUN):
         command = option(command)
     return command

@@ -17,9 +17,10 @@ from fastlabel.errors import InputError
 from fastlabel.images.decode import BAD_BOX
 from fastlabel.images.decode_whole import decode_whole
 from fastlabel.images.loader import Epoch, ImageBatch, ImageLoader
-from fastlabel.images.resident import ResidentImages, make_room
+from fastlabel.images.resident import ResidentImages, make_room, room_bytes
 from fastlabel.images.staging import Staging
 from fastlabel.kernels.resized_crops import bad_boxes, resized_crops
+from fastlabel.system.arguments import at_least
 from fastlabel.system.streams import receive
 from fastlabel.views import ViewPolicy
 
@@ -47,11 +48,16 @@ def make_image_loader(
     batch_size: int,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    resident_bytes: int | None = None,
+    resident_ids: ArrayLike | None = None,
 ) -> ImageLoader:
-    """An image loader whose batches a device takes best: the same bytes, on it or on the CPU."""
+    """An image loader whose batches a device takes best: the same bytes, on it or on the CPU.
+
+    `resident_bytes` and `resident_ids` are of `DeviceImageLoader`; on the CPU no image stays.
+    """
     device = torch.device(device)
     if crops_on_device(device):
-        return DeviceImageLoader(beton, policy, batch_size, num_workers, device)
+        return DeviceImageLoader(beton, policy, batch_size, num_workers, device, resident_bytes, resident_ids)
     return ImageLoader(beton, policy, batch_size, num_workers)
 
 
@@ -70,12 +76,14 @@ class DeviceBatch(ImageBatch):
 class DeviceImageLoader(ImageLoader):
     """As ImageLoader, with batches on ``device``, which makes them of whole images.
 
-    The images of an epoch that fit into a share of the device's memory stay there: later epochs over them, or over some
-    of them, decode nothing.
+    Images that all fit into a share of the device's memory stay there: later epochs over them, or over some of them,
+    decode nothing. Where they do not all fit, none stays.
 
     Args:
-        resident_bytes: memory that images may take there for good; None for a quarter of what is free on CUDA when an
+        resident_bytes: memory that images may take there for good; None for an eighth of what is free on CUDA when an
             epoch begins, 0 for none.
+        resident_ids: int64, the samples that epochs draw from, which may stay: an epoch may show only some of them,
+            and others each time. None for those of an epoch, until one comes with others.
 
     On the CPU too, for tests: the same path without pinned memory and streams.
     """
@@ -88,9 +96,11 @@ class DeviceImageLoader(ImageLoader):
         num_workers: int = 0,
         device: torch.device | str = "cuda",
         resident_bytes: int | None = None,
+        resident_ids: ArrayLike | None = None,
     ) -> None:
         super().__init__(beton, policy, batch_size, num_workers)
-        self._resident_bytes = resident_bytes
+        self._resident_bytes = None if resident_bytes is None else at_least("resident_bytes", resident_bytes, 0)
+        self._resident_ids = None if resident_ids is None else np.unique(self._check(resident_ids))
         self._resident: ResidentImages | None = None
         self.device = own_device(device)
         self._nbytes = 3 * self.beton.heights.astype(np.int64) * self.beton.widths
@@ -99,12 +109,19 @@ class DeviceImageLoader(ImageLoader):
 
     def epoch(self, ids: ArrayLike, views: Sequence[int]) -> Epoch:
         """As of ImageLoader; images that fit stay on the device from now on."""
-        wanted = np.unique(self._check(ids))
+        checked = self._check(ids)
+        wanted = np.unique(checked) if self._resident_ids is None else self._resident_ids
         if self._resident is None or not self._resident.has_room_for(wanted):
             with self.busy, self._staging.stream():
-                self._resident = None  # its memory is free before more is asked for
-                self._resident = make_room(self.device, wanted, self._nbytes, self._resident_bytes)
-        return super().epoch(ids, views)
+                self._make_room(wanted)
+        return super().epoch(checked, views)
+
+    def _make_room(self, wanted: NDArray[np.int64]) -> None:
+        most = self._resident_bytes
+        if most is None:
+            most = room_bytes(self.device, 0 if self._resident is None else self._resident.pixels.nbytes)
+        self._resident = None  # its memory is free before more is asked for
+        self._resident = make_room(self.device, wanted, self._nbytes, most)
 
     def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> DeviceBatch:
         boxes, resident = self._boxes(ids, views), self._resident

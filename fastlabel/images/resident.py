@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SHARE = 0.25  # of the memory that is free, for images; the networks need the rest
+SHARE = 0.125  # of the memory that is free, for images; the networks, which may not have theirs yet, need the rest
 
 
 class ResidentImages:
@@ -45,19 +45,27 @@ class ResidentImages:
         self._used += len(pixels)
 
 
+def room_bytes(device: torch.device, held: int) -> int:
+    """How much images may take where nobody said it: a share of what is free on a CUDA device, nothing elsewhere.
+
+    `held` bytes of older images, which go before others come, count as free.
+    """
+    if device.type != "cuda":
+        return 0
+    return int(SHARE * (torch.cuda.mem_get_info(device)[0] + held))
+
+
 def make_room(
-    device: torch.device, ids: NDArray[np.int64], nbytes: NDArray[np.int64], most: int | None
+    device: torch.device, ids: NDArray[np.int64], nbytes: NDArray[np.int64], most: int
 ) -> ResidentImages | None:
     """Room for the samples `ids`, or None where they need too much.
 
     Args:
         ids: int64, each once.
         nbytes: int64 [N], bytes of the pixels of every sample of the file.
-        most: bytes that they may take; None for a share of what is free on a CUDA device, and for nothing elsewhere.
+        most: bytes that they may take.
     """
     wanted = int(nbytes[ids].sum())
-    if most is None:
-        most = int(SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
     if not 0 < wanted <= most:
         return None
     with contextlib.suppress(torch.OutOfMemoryError):

@@ -43,7 +43,8 @@ class SoftLabelLoader:
 
     `state_dict()` between two batches and `load_state_dict()` in another process continue with exactly the batches
     that were left, for any number of workers or ranks. A loader can be pickled, which keeps that place, and forked: it
-    then reads and decodes with threads of the new process.
+    then reads and decodes with threads of the new process. Where it is unpickled it takes the rank and the GPU of that
+    process, unless they were given; a process outside any group takes the rank of the one that pickled it.
 
     With several ranks, every one has the same batches of `batch_size` in the same order, and takes its slice of each:
     of n samples, n // world_size, and one more on the first n % world_size ranks. So all ranks together see each sample
@@ -67,6 +68,8 @@ class SoftLabelLoader:
         rank, world_size: which of how many processes this is, when several share each batch; default those of
             torch.distributed's process group, or what torchrun says.
         views_per_image: crops of each sample in an epoch, at most as many as the store has views.
+        resident_bytes: memory of a CUDA device that decoded images may take for good, if those of all `ids` fit; None
+            for an eighth of what is free when an epoch begins, 0 for none.
 
     Raises:
         InputError: an argument cannot be used.
@@ -93,7 +96,15 @@ class SoftLabelLoader:
         rank: int | None = None,
         world_size: int | None = None,
         views_per_image: int = 1,
+        resident_bytes: int | None = None,
     ) -> None:
+        # As they were given: another process that unpickles this loader has a rank and a GPU of its own.
+        self._asked: dict[str, Any] = {
+            "device": device,
+            "rank": rank,
+            "world_size": world_size,
+            "resident_bytes": resident_bytes,
+        }
         self.batching = Batching(batch_size, views_per_image, shuffle, drop_last, seed)
         self.share = Share.choose(rank, world_size)
         check_share(self.batching, self.share)
@@ -114,7 +125,12 @@ class SoftLabelLoader:
         self.num_workers = at_least("num_workers", num_workers, 0)
         # No larger than what there is: its memory is taken at once.
         share = min(self.share.count(self.batching.images), len(self.ids))
-        self._images = make_image_loader(self.beton, self.policy, share, self.num_workers, self.device)
+        if resident_bytes is not None:
+            resident_bytes = at_least("resident_bytes", resident_bytes, 0)
+        # Of all ids: with several ranks, or drop_last, each epoch takes others of them.
+        self._images = make_image_loader(
+            self.beton, self.policy, share, self.num_workers, self.device, resident_bytes, self.ids
+        )
         self._planes = PlanePrefetcher(self.store, self.beton, self.teacher, self.device) if self.store else None
         self._next = self._place = Place(0)
 
@@ -227,7 +243,6 @@ class SoftLabelLoader:
                 "beton": self.beton.path,
                 "store": self.store.path if self.store else None,
                 "batch_size": self.batching.batch_size,
-                "device": str(self.device),
                 "seed": self.batching.seed,
                 "policy": None if self.store else self.policy,
                 "indices": self.ids,
@@ -236,15 +251,20 @@ class SoftLabelLoader:
                 "shuffle": self.batching.shuffle,
                 "drop_last": self.batching.drop_last,
                 "class_map": self._class_map,
-                "rank": self.share.rank,
-                "world_size": self.share.world_size,
                 "views_per_image": self.batching.views_per_image,
+                **self._asked,
             },
+            "share": (self.share.rank, self.share.world_size),
             "place": (self._place.epoch, self._place.batches),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
+        asked = state["arguments"]
+        share = Share.choose(asked["rank"], asked["world_size"])
+        if share.world_size == 1:  # a worker outside any group works for the rank that sent it
+            share = Share(*state["share"])
+        self.__init__(**asked | {"rank": share.rank, "world_size": share.world_size})  # type: ignore[misc]
+        self._asked |= {"rank": asked["rank"], "world_size": asked["world_size"]}
         self._next = self._place = Place(*state["place"])
 
     def __iter__(self) -> Iterator[Batch]:

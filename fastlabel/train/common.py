@@ -140,6 +140,7 @@ def make_evaluator(
         class_map=class_map,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        resident_bytes=0,  # for the images that are trained on; the evaluator keeps crops itself
     )
     return Evaluator(loader, device, ranks, amp)
 

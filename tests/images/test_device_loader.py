@@ -16,11 +16,14 @@ from fastlabel.errors import DatasetError, ImageDecodeError, InputError
 from fastlabel.images import device_loader as device_module
 from fastlabel.images.device_loader import DeviceBatch, DeviceImageLoader, _parts, make_image_loader, own_device
 from fastlabel.images.loader import ImageLoader
+from fastlabel.images.resident import room_bytes
 from fastlabel.images.staging import BUFFERS, Staging
 from fastlabel.integrity.repair import repair_store
 from fastlabel.labelling.cache import cache_labels, decode_batch_size
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.store.store import LabelStore
+from fastlabel.system.ranks import Ranks
+from fastlabel.train.common import make_evaluator
 from fastlabel.views import ViewPolicy
 from tests.betons import WriteBeton
 from tests.conftest import photo_like
@@ -124,6 +127,59 @@ def test_images_that_need_too_much_memory_do_not_stay(beton: Beton, decoded: lis
         for _ in range(2):
             crops(loader, np.arange(17), [0])
         assert len(decoded) == 17 * times
+
+
+def test_images_stay_for_epochs_that_show_others_each_time(beton: Beton, decoded: list[int]) -> None:
+    nbytes = 3 * beton.heights.astype(np.int64) * beton.widths
+    drawn = np.array([9, 3, 16, 0, 7, 8, 12])
+    loader = DeviceImageLoader(
+        beton, POLICIES[0], 5, device="cpu", resident_bytes=int(nbytes[drawn].sum()), resident_ids=drawn
+    )
+    for ids in ([3, 9], [16, 3], [0, 7, 8, 12], [9, 16, 0]):
+        wanted = crops(ImageLoader(beton, POLICIES[0], 5), np.array(ids), [1])
+        assert torch.equal(crops(loader, np.array(ids), [1]), wanted)
+    assert sorted(decoded) == sorted(drawn)
+    # Others are decoded as they come, and those that are there stay.
+    for _ in range(2):
+        wanted = crops(ImageLoader(beton, POLICIES[0], 5), np.arange(17), [1])
+        assert torch.equal(crops(loader, np.arange(17), [1]), wanted)
+    del decoded[:]
+    crops(loader, drawn, [2])
+    assert decoded == []
+
+
+def test_no_image_stays_where_not_all_would_fit(beton: Beton, decoded: list[int]) -> None:
+    most = int(3 * beton.heights.astype(np.int64) @ beton.widths) - 1
+    loader = DeviceImageLoader(beton, POLICIES[1], 5, device="cpu", resident_bytes=most, resident_ids=np.arange(17))
+    for _ in range(2):
+        crops(loader, np.array([4, 2]), [0])
+    assert decoded == [4, 2, 4, 2] and loader._resident is None
+
+
+def test_older_images_count_as_free(beton: Beton, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8_000, 100_000))
+    assert room_bytes(torch.device("cuda:0"), 0) == 1_000
+    assert room_bytes(torch.device("cuda:0"), 800) == 1_100
+    assert room_bytes(torch.device("cpu"), 800) == 0
+    asked: list[int] = []
+
+    def room(device: torch.device, held: int) -> int:
+        asked.append(held)
+        return 1 << 30
+
+    monkeypatch.setattr(device_module, "room_bytes", room)
+    loader = DeviceImageLoader(beton, POLICIES[1], 5, device="cpu")
+    for ids in ([0, 1], [2, 3]):
+        crops(loader, np.array(ids), [0])
+    assert asked == [0, int(3 * beton.heights[:2].astype(np.int64) @ beton.widths[:2])]
+
+
+def test_bytes_that_cannot_be(photos: Path) -> None:
+    for bad, message in ((-1, "resident_bytes -1 must be at least 0"), (0.5, "resident_bytes 0.5 must be an integer")):
+        with pytest.raises(InputError, match=message):
+            DeviceImageLoader(photos, POLICIES[0], 3, device="cpu", resident_bytes=bad)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=message):
+            SoftLabelLoader(photos, None, 3, policy=POLICIES[0], resident_bytes=bad)  # type: ignore[arg-type]
 
 
 def test_a_device_that_refuses_the_memory_is_no_error(
@@ -283,6 +339,24 @@ def test_a_students_batches_are_the_same(
             assert found.images.is_contiguous(memory_format=torch.channels_last)
             assert found.labels is not None and wanted.labels is not None
             assert torch.equal(found.labels.dense(), wanted.labels.dense())
+
+
+@pytest.mark.parametrize("options", [{"rank": 1, "world_size": 2}, {"drop_last": True}, {"indices": [5, 3, 8, 1, 0]}])
+def test_a_students_images_stay_though_epochs_take_others(
+    photos: Path, whole: list[Any], decoded: list[int], options: dict[str, Any]
+) -> None:
+    for resident_bytes in (1 << 30, 0):
+        loader = SoftLabelLoader(photos, None, 5, policy=POLICIES[0], resident_bytes=resident_bytes, **options)
+        del decoded[:]
+        shown = [sorted(n for batch in loader for n in batch.ids.tolist()) for _ in range(5)]
+        once = sorted({n for ids in shown for n in ids})
+        assert sorted(decoded) == (once if resident_bytes else sorted(n for ids in shown for n in ids))
+        assert ("indices" in options) == (shown == [once] * 5)
+
+
+def test_images_to_evaluate_on_do_not_stay(photos: Path, whole: list[Any]) -> None:
+    make_evaluator(Beton.open(photos), POLICIES[0], 1, Ranks(), torch.device("cpu"))
+    assert [loader._resident_bytes for loader in whole] == [0]
 
 
 class Copy:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from fastlabel.errors import FastlabelError
 from fastlabel.images.loader import ImageLoader
 from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.loading.share import Share
 from fastlabel.system import forks
 from fastlabel.views import ViewPolicy
 
@@ -133,6 +134,43 @@ def test_a_pickled_loader_is_the_same(photos: Path, make_store: MakeStore) -> No
     bare = SoftLabelLoader(photos, None, 4, policy=ViewPolicy.center(16), drop_last=True, shuffle=False)
     copy = pickle.loads(pickle.dumps(bare))
     assert copy.policy == bare.policy and [b.ids.tolist() for b in copy] == [b.ids.tolist() for b in bare]
+
+
+def test_a_pickled_loader_takes_the_rank_of_its_new_process(
+    photos: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+
+    def be(rank: int, world_size: int) -> None:
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world_size)):
+            monkeypatch.setenv(name, str(value))
+
+    be(0, 3)
+    loader, given = SoftLabelLoader(photos, store, 6, "auto"), SoftLabelLoader(photos, store, 6, rank=2, world_size=4)
+    iterator = iter(loader)
+    next(iterator)
+    sent, sent_given = pickle.dumps(loader), pickle.dumps(given)
+    be(1, 2)
+    again = pickle.loads(sent)
+    assert again.share == Share(1, 2) and again.state_dict() == loader.state_dict()
+    other = SoftLabelLoader(photos, store, 6)
+    assert shown(again) == shown(other)[1:]
+    assert pickle.loads(sent_given).share == Share(2, 4)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    # As a worker of a DataLoader is, whose parent is in a process group: it works for that rank.
+    worker = pickle.loads(sent)
+    assert worker.share == Share(0, 3) and shown(worker) == shown(iterator)
+    be(1, 2)
+    assert pickle.loads(pickle.dumps(worker)).share == Share(1, 2)
+
+
+def test_a_pickled_loader_keeps_what_it_was_asked_for(photos: Path) -> None:
+    loader = SoftLabelLoader(photos, None, 4, "auto", policy=ViewPolicy.center(16), resident_bytes=7)
+    for again in (loader, pickle.loads(pickle.dumps(loader))):
+        asked = again.__getstate__()["arguments"]
+        names = ("device", "rank", "world_size", "resident_bytes")
+        assert [asked[name] for name in names] == ["auto", None, None, 7]
 
 
 def test_a_pickled_batch_has_its_own_labels_alone(photos: Path, make_store: MakeStore) -> None:
