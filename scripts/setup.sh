@@ -72,7 +72,7 @@ is_done() {
 
 # Changes when the sources of compiled kernels change, or the packages that compile them.
 wanted_kernels() {
-    { wanted; cat kernels/*.py kernels/*/*.py fastlabel/images/*.py; } | sha256sum | cut -d' ' -f1
+    { wanted; cat kernels/*.py kernels/*/*.py fastlabel/images/*.py fastlabel/dataset/{turbojpeg,tables}.py; } | sha256sum | cut -d' ' -f1
 }
 
 # Numba compiles a kernel when it is first called, and keeps it: do that here, not in the user's first command.
@@ -83,11 +83,9 @@ compile_kernels() {
         return
     fi
     say "compiling kernels (about a minute, once)"
-    if timeout 600 "$VENV/bin/python" -m fastlabel.cli.warm </dev/null; then
-        echo "$key" >"$KERNELS_STAMP"
-    else
+    timeout 600 "$VENV/bin/python" -m fastlabel.cli.warm </dev/null ||
         say "the kernels could not be compiled now; the first command compiles what it uses"
-    fi
+    echo "$key" >"$KERNELS_STAMP"
 }
 
 main() {

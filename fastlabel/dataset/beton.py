@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from fastlabel.dataset.watched_file import WatchedFile
 from fastlabel.errors import DatasetError
 from fastlabel.system.arguments import one_of
 from fastlabel.system.regular_files import NotRegularFileError
+
+logger = logging.getLogger(__name__)
 
 IMAGE_FIELD, LABEL_FIELD = "image", "label"
 
@@ -109,6 +112,9 @@ class Beton:
         Raises:
             DatasetError: the file changed since it was opened.
         """
+        if trust_cache and self.file.fingerprint is not None:
+            self.check_unchanged()
+            return self.file.fingerprint
         kept = KeptFingerprint(self.file, self.tables.sha256)
         digest = kept.read() if trust_cache else None
         if digest is None:
@@ -136,9 +142,14 @@ class Beton:
         self.file.state = now
 
     def _has_same_content(self) -> bool:
+        """Whether tables and images are what they were; of images that were never hashed, only the tables are known."""
         known = self.file.fingerprint
-        same_tables = read_tables(self.file).sha256 == self.tables.sha256
-        return same_tables and (known is None or self._hash(progress=False) == known)
+        if read_tables(self.file).sha256 != self.tables.sha256:
+            return False
+        if known is None:
+            return True
+        logger.warning("%s was touched while it was open: its %d images are hashed again", self.path, self.num_samples)
+        return self._hash(progress=False) == known
 
     def _hash(self, progress: bool) -> str:
         columns = ((self.heights, "<i4"), (self.widths, "<i4"), (self.targets, "<i8"))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from fastlabel.dataset import turbojpeg
+from fastlabel.dataset import tables, turbojpeg
 from fastlabel.dataset.beton import Beton
 from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.turbojpeg import OK, decode_jpeg
@@ -38,7 +38,7 @@ def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
     return OK
 
 
-@cached_njit(depends_on=(crop_kernel, turbojpeg), nogil=True)
+@cached_njit(depends_on=(crop_kernel, turbojpeg, tables), nogil=True)
 def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
     """Fill out uint8 [V, S, S, 3] with the crops of one image that is stored as ``payload``; its status.
 
@@ -54,7 +54,7 @@ def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scrat
     return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
 
 
-@cached_njit(depends_on=(crop_kernel, turbojpeg, file_bytes), parallel=True, nogil=True, error_model="numpy")
+@cached_njit(depends_on=(crop_kernel, turbojpeg, tables, file_bytes), parallel=True, nogil=True, error_model="numpy")
 def decode_views(
     ids, descriptor, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, payloads_TP, pixels_TP, scratch_TQ
 ):

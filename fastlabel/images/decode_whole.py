@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numba import get_thread_id, prange
 
-from fastlabel.dataset import turbojpeg
+from fastlabel.dataset import tables, turbojpeg
 from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.turbojpeg import OK, decode_jpeg
-from fastlabel.images import file_bytes
+from fastlabel.images import decode, file_bytes
 from fastlabel.images.decode import BAD_MODE, BAD_RAW_SIZE
 from fastlabel.images.file_bytes import read_bytes
 from fastlabel.kernels.numba_cache import cached_njit
 
 
-@cached_njit(depends_on=(turbojpeg, file_bytes), parallel=True, nogil=True, error_model="numpy")
+@cached_njit(depends_on=(decode, turbojpeg, tables, file_bytes), parallel=True, nogil=True, error_model="numpy")
 def decode_whole(ids, descriptor, index_N, nbytes_N, offsets_B, pixels_P, status_B, payloads_TP):
     """Fill pixels uint8 [P] from each byte of ``offsets_B`` on with the RGB rows of a sample, and status [B].
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def train_experts(config: ExpertsConfig, reporter: Reporter | None = None) -> li
     finite.
     """
     device = pick_device(config.device)
+    config = replace(config, recipe=config.recipe.on(device))
     data, val = Beton.open(config.data), Beton.open(config.val)
     check_same_classes(data, val)
     runs = [_run(config, data, val, number) for number in range(config.count)]

@@ -207,7 +207,7 @@ def _student(
     study: Study, bench: Workbench, cell: Params, repeat: int, ids: Ids, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train one student on these samples and test it."""
-    config, recipe, train = bench.config, bench.config.recipe, bench.images(ids)
+    config, recipe, train = bench.config, bench.config.recipe.on(bench.device), bench.images(ids)
     evaluator = Evaluator(
         whole_batches(bench.test), bench.device, amp=bool(recipe.amp), classes=bench.num_classes
     )  # the test images come into memory before the clock starts
@@ -286,7 +286,7 @@ def _describe(labels: SoftLabels | None, targets: torch.Tensor) -> dict[str, flo
 
 
 def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall: float) -> dict[str, str]:
-    config, recipe = bench.config, bench.config.recipe
+    config, recipe = bench.config, bench.config.recipe.on(bench.device)
     expert = bench.experts[0]
     share = outcome.label_seconds / outcome.seconds if outcome.seconds else 0.0
     testing = sum(row.result["test_seconds"] for row in outcome.rows)

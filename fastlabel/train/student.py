@@ -141,8 +141,10 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
     if config.labels == "cache" and ranks.first:
         _tell_what_is_kept(config, store, reporter)
     num_classes, class_map = _classes(config, data, teacher)
-    if val_classes is not None and class_map is not None:
-        val_classes = tuple(class_map[c] for c in val_classes)
+    if class_map is not None:
+        # Without names a validation set may have fewer classes: they are the first ones.
+        of_val = range(val.num_classes) if val_classes is None else val_classes
+        val_classes = tuple(class_map[c] for c in of_val)
     with seeded(config.seed, device):
         model = prepare(
             Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, ranks, device
@@ -169,9 +171,7 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             model=model,
             loader=loader,
             loss=loss,
-            evaluate=make_evaluator(
-                val, store.views, config.num_workers, ranks, device, bool(recipe.amp), val_classes or class_map
-            ),
+            evaluate=make_evaluator(val, store.views, config.num_workers, ranks, device, bool(recipe.amp), val_classes),
             recipe=recipe,
             run=run,
             device=device,

@@ -66,17 +66,24 @@ def _reduce(loss_B: Tensor, entropy_B: Tensor | None, reduction: str, factor: fl
     return loss if factor == 1 else loss * factor
 
 
+def _runs_in_triton(logits_BC: Tensor, target: Target) -> bool:
+    if not logits_BC.is_cuda:
+        return False
+    from fastlabel.kernels.soft_cross_entropy import triton
+
+    return triton.can_run(target)
+
+
 def _forward(logits_BC: Tensor, target: Target, student_temperature: float) -> tuple[Tensor, Tensor]:
     """Losses [B], and what `_backward` needs of each row, [B, stats_width]."""
     if logits_BC.is_cpu:
         from fastlabel.kernels.soft_cross_entropy import cpu
 
         return cpu.forward(logits_BC, target, student_temperature)
-    if logits_BC.is_cuda:
+    if _runs_in_triton(logits_BC, target):
         from fastlabel.kernels.soft_cross_entropy import triton
 
-        if triton.can_run(target):
-            return triton.forward(logits_BC, target, student_temperature)
+        return triton.forward(logits_BC, target, student_temperature)
     loss_B = soft_cross_entropy_reference(logits_BC, target, student_temperature)
     return loss_B, loss_B.new_empty(len(loss_B), stats_width(logits_BC, target))
 
@@ -85,11 +92,10 @@ def _backward(
     grad: Tensor, stats_BS: Tensor, logits_BC: Tensor, target: Target, student_temperature: float, weight: float = 1.0
 ) -> Tensor:
     """The gradient in the logits [B, C], of their dtype, from a weight times that in the losses, [B] or one for all."""
-    if logits_BC.is_cuda:
+    if _runs_in_triton(logits_BC, target):
         from fastlabel.kernels.soft_cross_entropy import triton
 
-        if triton.can_run(target):
-            return triton.backward(grad, logits_BC, stats_BS, student_temperature, weight)
+        return triton.backward(grad, logits_BC, stats_BS, student_temperature, weight)
     grad_B = (grad * weight).expand(len(logits_BC))
     if logits_BC.is_cpu:
         from fastlabel.kernels.soft_cross_entropy import cpu
@@ -124,7 +130,7 @@ class _Eager(torch.autograd.Function):
         ctx.target = target
         # Tensors of the target too: autograd then sees that one was changed in place before backward, which on a GPU
         # does not read them. Those made in inference mode have no version, and cannot be saved so.
-        read = _flatten(target, student_temperature)[:-2] if logits.is_cpu else ()
+        read = () if _runs_in_triton(logits, target) else _flatten(target, student_temperature)[:-2]
         ctx.save_for_backward(logits, stats, *(x for x in read if x is not None and not x.is_inference()))
         return _reduce(loss, entropy, reduction, factor)
 

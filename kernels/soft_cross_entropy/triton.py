@@ -344,7 +344,8 @@ def _forward_constants(
     }
     warps = max(launch.warps, _warps_for_labels(target))
     options = {"num_warps": warps, "enable_fp_fusion": True}
-    if max(constants["PLACES"], constants["PLACES_2"]) <= 32 and (warps == 1 or second is not None):
+    short = max(constants["PLACES"], constants["PLACES_2"]) <= 32 and (warps == 1 or second is not None)
+    if short and dtype != torch.float64:
         options["maxnreg"] = 64  # what half of a multiprocessor's warps may have: ptxas takes more, or spills below
     return constants | _row_constants(num_classes, dtype, launch), options
 

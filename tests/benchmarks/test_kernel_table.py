@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import triton
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,5 +28,6 @@ def test_the_table_of_the_docs_and_the_goals_of_the_loss(tmp_path: Path) -> None
             assert row["load_bytes"] == 16
             assert row["instructions_per_element"] <= (16 if forward else 24)
             assert row["occupancy"] >= 0.5 or row["K"] == 128
-    if triton.__version__.startswith("3.9"):
+    # Not imported here: Triton decides as it is imported whether kernels are interpreted.
+    if version("triton").startswith("3.9"):
         assert done.stdout in (ROOT / "docs" / "gpu.md").read_text(), "python -m fastlabel.benchmarks.kernel_table"
