@@ -102,7 +102,7 @@ def check_rows(rows_B: Tensor | None, codes_PK: Tensor) -> None:
         raise ValueError(f"rows are on {rows_B.device} and codes on {codes_PK.device}, expected one device")
 
 
-def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
+def take_rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     """Rows of a label tensor; as signed integers, since torch indexes uint16 and uint32 only in part."""
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype)
     return tensor.view(signed)[index].view(tensor.dtype)

@@ -17,7 +17,7 @@ from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.loss import soft_cross_entropy
 from fastlabel.labels.sparse import SparseLabels
-from fastlabel.labels.topk import PlaneLabels, TopKLabels
+from fastlabel.labels.topk import TopKLabels
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.recorded import describe
@@ -61,7 +61,7 @@ def test_loss_agrees_with_the_cpu_in_all_its_forms(num_classes: int, dtype: torc
     mix, weight = torch.rand(2, 41, generator=generator)
     logits = (3 * torch.randn(41, num_classes, generator=generator)).to(dtype)
     logits[:, 1:3] = -torch.inf if dtype == torch.float64 else -3e4
-    batch = PlaneLabels(plane, rows)
+    batch = plane.take(rows)
     sparse = batch.sparse(2.0)
     tolerance = {"rtol": 1e-5, "atol": 2**-8 if dtype == torch.bfloat16 else 2**-11 if dtype == torch.float16 else 1e-6}
     for labels, options in (
@@ -71,11 +71,11 @@ def test_loss_agrees_with_the_cpu_in_all_its_forms(num_classes: int, dtype: torc
     ):
         on_gpu = {name: value.to("cuda") if isinstance(value, Tensor) else value for name, value in options.items()}
         there: TopKLabels | SparseLabels = labels.to("cuda")
-        if isinstance(labels, PlaneLabels):
-            there = PlaneLabels(plane.to("cuda"), rows.to("cuda"))
+        if isinstance(labels, TopKLabels):
+            there = plane.to("cuda").take(rows.to("cuda"))
         if "second" in options:
-            assert isinstance(there, PlaneLabels)
-            on_gpu["second"] = PlaneLabels(there.source, there.rows.flip(0))
+            assert isinstance(there, TopKLabels)
+            on_gpu["second"] = there.take(torch.arange(40, -1, -1, device="cuda"))
         (loss, gradient), (expected, expected_gradient) = (
             loss_and_gradient(logits.to("cuda"), there, **on_gpu),
             loss_and_gradient(logits, labels, **options),
@@ -102,7 +102,7 @@ def test_more_classes_than_the_kernels_hold_and_ids_out_of_range() -> None:
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     there = TopKCodec(16, 2000).encode(logits).to("cuda")
-    outside = PlaneLabels(there, torch.tensor([0, 7, -1], device="cuda"))
+    outside = there.take(torch.tensor([0, 7, -1], device="cuda"))
     assert loss_and_gradient(logits[:3].to("cuda"), outside)[0].isnan().tolist() == [False, True, True]
 
 

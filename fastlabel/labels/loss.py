@@ -7,7 +7,7 @@ from torch import Tensor, float32, float64, full
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
 from fastlabel.labels.sparse import SparseLabels
-from fastlabel.labels.topk import PlaneLabels, TopKLabels, check_temperature
+from fastlabel.labels.topk import TopKLabels, check_temperature
 from fastlabel.system.arguments import boolean, one_of
 
 SoftLabels = TopKLabels | SparseLabels
@@ -94,9 +94,7 @@ def _tensors(labels: SoftLabels) -> _op.Labels:
     """As the op takes them; rows of a plane are gathered there."""
     if isinstance(labels, SparseLabels):
         return _op.Labels(labels.classes, labels.probs, labels.rest)
-    if isinstance(labels, PlaneLabels):
-        return _op.Labels(labels.source.classes, labels.source.codes, labels.source.tail, labels.rows)
-    return _op.Labels(labels.classes, labels.codes, labels.tail)
+    return _op.Labels(*labels.plane, labels.rows)
 
 
 def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor | None:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
-from fastlabel.labels.topk import PlaneLabels, TopKLabels, concatenate
+from fastlabel.labels.topk import TopKLabels, concatenate
 from fastlabel.system.devices import pick_device
 
 
@@ -50,8 +50,7 @@ class LabelPlane:
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.labels.classes, self.labels.codes, self.labels.tail)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for tensor in self.labels.plane)
 
     def to(self, device: str | torch.device) -> LabelPlane:
         """The same labels on another device."""
@@ -85,7 +84,7 @@ class LabelPlane:
 
         Labels are gathered when they are read; the loss reads them out of the plane.
         """
-        return PlaneLabels(self.labels, index_B if self.rows is None else self.rows[index_B].to(torch.int64))
+        return self.labels.take(index_B if self.rows is None else self.rows[index_B].to(torch.int64))
 
 
 def _as_ids(ids: slice | ArrayLike | Tensor, num_samples: int) -> Tensor:
@@ -126,8 +125,7 @@ class PlaneStack:
     @property
     def tensors(self) -> list[Tensor]:
         """Those that hold the labels and, where there are rows, these."""
-        tensors = [self.labels.classes, self.labels.codes, self.labels.tail]
-        return tensors if self.rows is None else [*tensors, self.rows]
+        return [*self.labels.plane] if self.rows is None else [*self.labels.plane, self.rows]
 
     def take(self, index_B: Tensor) -> TopKLabels:
         """B * M labels, the M of a sample next to each other, of int64 ids as `LabelPlane.take` has them."""
@@ -135,4 +133,4 @@ class PlaneStack:
         if self.num_views > 1:
             starts = torch.arange(self.num_views, device=rows.device) * (len(self.labels) // self.num_views)
             rows = (rows[:, None] + starts).flatten()
-        return PlaneLabels(self.labels, rows)
+        return self.labels.take(rows)

@@ -10,7 +10,6 @@ from fastlabel.errors import InputError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.loss import soft_cross_entropy
 from fastlabel.labels.sparse import SparseLabels
-from fastlabel.labels.topk import PlaneLabels
 
 
 @pytest.fixture
@@ -86,12 +85,13 @@ def test_hintons_distillation(labels, logits):
 
 def test_rows_of_a_plane_are_not_gathered(labels, logits):
     rows = torch.randperm(41, generator=torch.Generator().manual_seed(2))
-    batch, second = PlaneLabels(labels, rows), PlaneLabels(labels, rows.flip(0))
+    batch, second = labels.take(rows), labels.take(rows.flip(0))
     loss = soft_cross_entropy(logits, batch, second=second, mix=0.4)
-    assert not {"classes", "codes", "tail"} & (vars(batch).keys() | vars(second).keys())
+    assert "_gathered" not in vars(batch).keys() | vars(second).keys()
     expected = soft_cross_entropy(logits, labels[rows], second=labels[rows.flip(0)], mix=0.4)
     torch.testing.assert_close(loss, expected, rtol=0, atol=0)
     torch.testing.assert_close(batch.dense(2.0), labels[rows].dense(2.0), rtol=0, atol=0)
+    assert batch.codes.shape == (41, batch.k) and "_gathered" in vars(batch)
 
 
 def test_one_loss_per_row(labels, logits):
@@ -118,7 +118,7 @@ def test_under_torch_compile(labels, logits, backend):
     rows = torch.arange(41)
     cases = [
         (labels, {"label_temperature": 2.0, "student_temperature": 1.5}),
-        (PlaneLabels(labels, rows), {"second": PlaneLabels(labels, rows.flip(0)), "mix": 0.4, "divergence": "kl"}),
+        (labels.take(rows), {"second": labels.take(rows.flip(0)), "mix": 0.4, "divergence": "kl"}),
         (labels.sparse(), {"targets": rows % 10, "target_weight": torch.linspace(0, 1, 41), "reduction": "sum"}),
     ]
     for soft, options in cases[:1] if backend == "inductor" else cases:

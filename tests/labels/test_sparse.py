@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 from fastlabel.errors import InputError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.sparse import MAX_CLASSES, SparseLabels
-from fastlabel.labels.topk import PlaneLabels
 from tests.labels.sparse_cases import assert_stands_for, dense_rows, from_numpy, sparse_labels
 
 
@@ -112,7 +111,7 @@ def test_stored_labels_stand_for_the_same(k):
 def test_rows_of_a_plane():
     plane = TopKCodec(4, 30).encode(torch.randn(9, 30, generator=torch.Generator().manual_seed(1)))
     rows = torch.tensor([8, 2, 2])
-    assert torch.equal(PlaneLabels(plane, rows).sparse(2.0).dense(), plane.dense(2.0)[rows])
+    assert torch.equal(plane.take(rows).sparse(2.0).dense(), plane.dense(2.0)[rows])
 
 
 def test_stored_labels_of_many_classes():

@@ -77,10 +77,9 @@ def test_a_reader_waits_for_its_planes_and_keeps_their_memory(
         waits, kept = recorder.of("wait"), recorder.of("keep")
         ((event, reader),) = waits
         assert reader == me
-        sources = {id(batch.labels.source) for batch in batches}  # type: ignore[union-attr]
+        sources = {id(batch.labels.plane.codes) for batch in batches}  # type: ignore[union-attr]
         assert len(sources) == 1
-        labels = batches[0].labels.source  # type: ignore[union-attr]
-        wanted = [labels.classes, labels.codes, labels.tail]
+        wanted = batches[0].labels.plane  # type: ignore[union-attr]
         assert [id(tensor) for tensor, _ in kept[:3]] == [id(tensor) for tensor in wanted]
         assert len(kept) == (3 if subset is None else 4) and {stream for _, stream in kept} == {me}
         if epoch == 0:

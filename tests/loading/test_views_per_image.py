@@ -15,7 +15,7 @@ import torch
 
 from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.images.loader import ImageLoader
-from fastlabel.labels.topk import PlaneLabels, TopKLabels, concatenate
+from fastlabel.labels.topk import TopKLabels, concatenate
 from fastlabel.loading.loader import Batch, SoftLabelLoader
 from fastlabel.store import manifest
 from fastlabel.store.plane import PlaneStack
@@ -79,7 +79,7 @@ def test_views_of_an_epoch_and_order_of_a_batch(photos: Path, make_store: MakeSt
     decoded = ImageLoader(photos, loader.policy, 4).decode(ids.numpy(), order[:2]).images
     assert torch.equal(batch.images.reshape(4, 2, 3, 16, 16), decoded.permute(0, 1, 4, 2, 3))
     # Rows of one source, gathered when they are read.
-    assert isinstance(batch.labels, PlaneLabels) and len(batch.labels.source) == 2 * 12
+    assert batch.labels is not None and len(batch.labels.plane.codes) == 2 * 12
     opened = LabelStore.open(store)
     for m in range(2):
         wanted = opened.plane(order[m])[ids]

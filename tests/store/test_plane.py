@@ -1,4 +1,4 @@
-"""PlaneLabels: labels of a batch that stay in their plane until somebody reads them."""
+"""Labels of a batch that stay in their plane until somebody reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.labels.codec import TopKCodec
-from fastlabel.labels.topk import PlaneLabels, TopKLabels
+from fastlabel.labels.topk import TopKLabels
 from fastlabel.store.plane import LabelPlane
 
 
@@ -24,23 +24,22 @@ def parts(labels: TopKLabels) -> list[torch.Tensor]:
     return [labels.classes.to(torch.int32), labels.codes, labels.tail.to(torch.int32)]
 
 
-def gathered(labels: PlaneLabels) -> set[str]:
-    return {"classes", "codes", "tail"} & vars(labels).keys()
+def gathered(labels: TopKLabels) -> bool:
+    return "_gathered" in vars(labels)
 
 
 def test_what_it_says_of_itself_needs_no_gather(labels):
-    batch = PlaneLabels(labels, ROWS)
-    assert isinstance(batch, TopKLabels)
+    batch = labels.take(ROWS)
     assert (len(batch), batch.k, batch.num_classes, batch.device) == (4, 4, 10, torch.device("cpu"))
     assert batch.to("cpu") is batch
     assert not gathered(batch)
 
 
 def test_equals_the_gathered_labels(labels):
-    batch, expected = PlaneLabels(labels, ROWS), labels[ROWS]
+    batch, expected = labels.take(ROWS), labels[ROWS]
     for found, wanted in zip(parts(batch), parts(expected), strict=True):
         assert torch.equal(found, wanted)
-    assert gathered(batch) == {"classes", "codes", "tail"}
+    assert gathered(batch)
     assert torch.equal(batch.dense(2.0), expected.dense(2.0))
     assert torch.equal(batch.dense(tail="zero"), expected.dense(tail="zero"))
     for found, wanted in zip(batch.probabilities(0.5), expected.probabilities(0.5), strict=True):
@@ -49,27 +48,32 @@ def test_equals_the_gathered_labels(labels):
 
 
 def test_dense_reads_the_plane(labels):
-    batch = PlaneLabels(labels, ROWS)
+    batch = labels.take(ROWS)
     batch.dense()
     assert not gathered(batch)
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), [2, 1], np.array([3]), torch.tensor([True, False, True, False]), []])
 def test_rows_of_rows_are_rows_of_the_plane(labels, rows):
-    batch = PlaneLabels(labels, ROWS)
+    batch = labels.take(ROWS)
     some = batch[rows]
-    assert isinstance(some, PlaneLabels) and some.source is labels and not gathered(batch)
+    assert some.plane.codes is labels.codes and not gathered(batch) and not gathered(some)
     for found, wanted in zip(parts(some), parts(labels[ROWS][rows]), strict=True):
         assert torch.equal(found, wanted)
 
 
 def test_wrong_rows(labels):
-    with pytest.raises(InputError, match=r"rows are torch.int32 \(4,\), expected torch.int64 \[B\]"):
-        PlaneLabels(labels, ROWS.int())
-    with pytest.raises(InputError, match="rows are on meta and labels on cpu"):
-        PlaneLabels(labels, ROWS.to("meta"))
+    with pytest.raises(InputError, match=r"not labels: rows have dtype torch.int32, expected torch.int64"):
+        labels.take(ROWS.int())
+    with pytest.raises(InputError, match=r"rows have shape \(2, 2\), expected \[B\]"):
+        labels.take(ROWS.reshape(2, 2))
+    with pytest.raises(InputError, match="rows are on meta and codes on cpu, expected one device"):
+        labels.take(ROWS.to("meta"))
     with pytest.raises(ValueError, match="1 rows are outside"):
-        PlaneLabels(labels, torch.tensor([30])).dense()
+        labels.take(torch.tensor([30])).dense()
+    for outside in (30, -1):
+        with pytest.raises(IndexError):
+            _ = labels.take(torch.tensor([outside])).codes
 
 
 def test_a_plane_gives_rows_of_itself(labels):
@@ -77,8 +81,8 @@ def test_a_plane_gives_rows_of_itself(labels):
     ids = np.arange(100, 160, 2)
     plane = LabelPlane.from_numpy(arrays, 10, ids, num_samples=200)
     batch = plane[[102, 158, 100]]
-    assert isinstance(batch, PlaneLabels) and batch.rows.tolist() == [1, 29, 0]
-    assert batch.source is plane.labels and not gathered(batch)
+    assert batch.rows is not None and batch.rows.tolist() == [1, 29, 0]
+    assert all(a is b for a, b in zip(batch.plane, plane.labels.plane, strict=True)) and not gathered(batch)
     with pytest.raises(MissingLabelsError, match="sample 101 is not labelled"):
         plane[[100, 101]]
     for ids in (torch.ones(30, dtype=torch.bool), np.ones(30, bool), [3.7], torch.tensor([3.0]), [True]):
