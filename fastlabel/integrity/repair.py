@@ -202,7 +202,7 @@ def _needs_labels(state: UnitState) -> bool:
 
 
 def _only_record(state: UnitState) -> bool:
-    return all(finding.file == state.record_file for finding in state.findings)
+    return bool(state.findings) and all(finding.file == state.record_file for finding in state.findings)
 
 
 def _repaired(state: UnitState, same_labels: bool | None) -> RepairedUnit:

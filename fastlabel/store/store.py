@@ -174,10 +174,6 @@ class LabelStore:
         """The addresses of all units, committed or not."""
         return units.addresses(self.manifest)
 
-    def holds(self, unit: UnitAddress) -> bool:
-        """Whether a unit is one of this store's, committed or not."""
-        return units.address(self.manifest, unit.row, unit.column) == unit
-
     def committed(self, teacher: int = 0) -> list[UnitAddress]:
         """The units of a teacher that are committed, each up to the last of its views that is.
 

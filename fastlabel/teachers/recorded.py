@@ -65,7 +65,7 @@ def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: t
         raise ManifestMismatchError(f"{owner} is made of {len(networks)} networks; {len(sources)} were given")
     loaded = []
     for source, one in zip(sources, networks, strict=True):
-        teacher = source if isinstance(source, Teacher) else _load_recorded(source, one, device, owner)
+        teacher = _as_recorded(source if isinstance(source, Teacher) else _load(source, one, device, owner), one)
         if teacher.sha256 != one.sha256:
             raise ManifestMismatchError(
                 f"{name_of(source)} (weights {teacher.sha256[:12]}) is not {owner} "
@@ -75,16 +75,20 @@ def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: t
     return loaded[0] if info.ensemble is None else combine(loaded, info.ensemble, info.size)
 
 
-def _load_recorded(source: TeacherSpec | PathLike, one: TeacherInfo, device: torch.device, owner: str) -> Teacher:
+def _load(source: TeacherSpec | PathLike, one: TeacherInfo, device: torch.device, owner: str) -> Teacher:
     spec = as_spec(source)
     spec.check_trust()
     wanted = replace(spec, arch=one.arch, mean=one.mean, std=one.std, size=one.size)
     try:
-        found = load_source(wanted, device, one.size)
+        return load_source(wanted, device, one.size)
     except InputError as error:
         raise ManifestMismatchError(f"{spec.source} is not {owner}: {error}") from error
+
+
+def _as_recorded(teacher: Teacher, one: TeacherInfo) -> Teacher:
+    """With all that decides its labels beside the weights, whoever loaded it."""
     return replace(
-        found,
+        teacher,
         precision=one.precision,
         tf32=one.tf32,
         forward=one.forward,

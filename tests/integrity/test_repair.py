@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,18 @@ def test_an_interrupted_repair_goes_on(
         assert len(list(store.glob("0/units/*/zarr.json"))) == 3
     assert repair_store(store, beton, experts()).left == ()
     assert digests(store) == digests(made)
+
+
+def test_a_loaded_teacher_labels_as_is_recorded(tmp_path: Path, beton: Path) -> None:
+    """Its class map and precision are the store's, not those of whoever loaded the weights again."""
+    path = tmp_path / "mapped.zarr"
+    cache_labels(beton, path, [replace(make_teacher(), class_map=(2, 1, 0))], views=2, k=2, size=16, device="cpu")
+    made = digests(path)
+    flip(path / "0/classes/c/0/0/0")
+    assert digests(path) != made
+    report = repair_store(path, beton, [make_teacher()])
+    assert [unit.same_labels for unit in report.units] == [True] and report.left == ()
+    assert digests(path) == made
 
 
 def test_labels_that_come_out_otherwise_are_said(store: Path, beton: Path) -> None:
