@@ -37,7 +37,13 @@ VARIABLES_OF_OTHERS = {
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
     "TRITON_PTXAS_PATH",
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
 }
+
+
+def search_path() -> list[str]:
+    """`sys.path` without what setuptools adds as torch's compiler loads it."""
+    return [entry for entry in sys.path if not entry.endswith("setuptools/_vendor")]
 
 
 def environment() -> dict[str, str]:
@@ -146,7 +152,7 @@ SETTINGS: dict[str, Setting] = {
     "umask": Setting(umask, os.umask),
     "locale": Setting(lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
     "signal handlers": Setting(signal_handlers, write_signal_handlers),
-    "sys.path": Setting(lambda: list(sys.path), lambda path: sys.path.__setitem__(slice(None), path)),
+    "sys.path": Setting(search_path, lambda path: sys.path.__setitem__(slice(None), path)),
     "sys.excepthook": attribute(sys, "excepthook"),
     "threading.excepthook": attribute(threading, "excepthook"),
     "sys.unraisablehook": attribute(sys, "unraisablehook"),
