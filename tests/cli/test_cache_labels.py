@@ -133,7 +133,6 @@ def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, t
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     sharded = [*launcher, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(two), *arguments, "--json"]
     first = subprocess.run(sharded, check=True, capture_output=True, env=environment, text=True)
-    assert "rank 0 of 2" in first.stderr and "rank 1 of 2" in first.stderr
     assert json.loads(first.stdout)["crops_done"] == 12 * 200  # one rank alone reports, for both
     assert digests(two) == digests(one)
 

@@ -30,12 +30,12 @@ def test_a_folder_is_written_and_summed_up(cli, photo_folder, tmp_path):
 
 
 def test_json_is_one_object(cli, photo_folder, tmp_path):
-    (photo_folder / "cat" / "notes.txt").write_text("not an image")
+    (photo_folder / "cat" / "notes.jpg").write_text("not an image")
     result = cli("write-dataset", photo_folder, tmp_path / "a.beton", "--json", "--skip-broken")
     report = json.loads(result.stdout)
     assert report["num_samples"] == 12 and report["classes"] == ["bird", "cat", "dog"]
     assert len(report["left_out"]) == 1
-    assert "left out" in result.stderr and "notes.txt" in result.stderr
+    assert "left out" in result.stderr and "notes.jpg" in result.stderr
 
 
 def test_an_error_is_one_line_and_exit_code_2(cli, photo_folder, tmp_path):

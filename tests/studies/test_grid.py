@@ -99,7 +99,12 @@ def test_a_line_that_a_crash_cut_short_is_repeated(run):
     path.write_bytes(path.read_bytes()[:-40])
     again = run(ipc=(1, 2))
     assert (again.done, again.skipped) == (1, 3)
-    assert results(outcome.out) == whole
+    # Up to the last bits of a loss: two trainings in one process may round otherwise.
+    repeated = results(outcome.out)
+    assert repeated.keys() == whole.keys()
+    for key, result in whole.items():
+        for name, value in result.items():
+            assert repeated[key][name] == pytest.approx(value, rel=1e-6), (key, name)
     assert run(ipc=(1, 2)).done == 0
 
 

@@ -252,8 +252,11 @@ def test_online_refuses_a_teacher_that_did_not_label_the_store(data, tmp_path):
     ("options", "message"),
     [
         ({"labels": "soft"}, "unknown kind of labels"),
-        ({"labels": "online"}, "teacher's checkpoint"),
-        ({"labels": "cache", "teacher": "x.pt"}, "teacher's checkpoint"),
+        ({"labels": "online"}, "a teacher is given for online labels, and only for these: labels are online"),
+        (
+            {"labels": "cache", "teacher": "x.pt"},
+            "a teacher is given for online labels, and only for these: labels are cache",
+        ),
         ({"labels": "hard", "label_temperature": 2.0}, "temperatures are for soft labels"),
         ({"recipe": Recipe(epochs=1, label_smoothing=0.1)}, "label smoothing is for hard labels"),
         ({"views_per_image": 3}, "a batch_size of 256 crops is not a multiple of views_per_image 3: take 258"),
