@@ -31,6 +31,7 @@ VARIABLES_OF_OTHERS = {
     "KMP_DUPLICATE_LIB_OK",
     "KMP_INIT_AT_FORK",
     "LC_CTYPE",
+    "NUMBA_THREADING_LAYER",  # fastlabel.kernels, once, before Numba loads
     "LD_LIBRARY_PATH",  # OpenCV
     "QT_QPA_FONTDIR",  # OpenCV
     "QT_QPA_PLATFORM_PLUGIN_PATH",
