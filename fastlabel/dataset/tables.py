@@ -122,6 +122,8 @@ def _read_header(file: WatchedFile) -> Any:
     samples, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     if samples == 0:
         raise DatasetError(f"{file.path} holds no samples")
+    if header["num_fields"] == 0:
+        raise DatasetError(f"{file.path} is damaged: its samples have no fields; write it again")
     if table == 0 or table + ALLOCATION.itemsize * samples > size:
         raise DatasetError(
             f"{file.path} is truncated or was never finished: {size} bytes for {samples} samples with an allocation "

@@ -225,7 +225,7 @@ def _label(
                     warn_of_doubts(forwards[number].info, arrays, targets)
     ranks.agree(None)
     if stop is not None:
-        stop.check("all is committed")
+        stop.check("all was done by then; nothing is left to label")
     done = sum(len(lacking) for _, lacking in open_units)
     return _report(store, list(forwards), missing, done, time.monotonic() - started)
 

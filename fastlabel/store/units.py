@@ -136,7 +136,7 @@ def write_unit(
     shards = [shard_path(root, teacher, name, at) for name in ARRAYS]
     for name, shard in zip(ARRAYS, shards, strict=True):
         make_way(shard)
-        shard.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(root / str(teacher) / name, shard.parent)
         write_file(shard, encode_shard(labels[name], unit.views, unit.samples))
     for folder in dict.fromkeys(folder for shard in shards for folder in shard.parents if folder.is_relative_to(root)):
         fsync(folder)
@@ -187,9 +187,21 @@ def record_path(root: Path, teacher: int, at: UnitAddress) -> Path:
 
 def _write_record(root: Path, teacher: int, at: UnitAddress, record: Record) -> None:
     path = record_path(root, teacher, at)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folders(root / str(teacher) / UNITS, path.parent)
     write_file(path, node_text(record_node(record)))
     fsync(path.parent.parent)
+
+
+def _make_folders(node: Path, folder: Path) -> None:
+    """Make a folder within that of an array or a group, which must be there: a store that vanished is not begun anew.
+
+    Raises:
+        StoreError: that of the array or group is not there.
+    """
+    if not (node / NODE).is_file():
+        raise StoreError(f"{node} has lost its {NODE} while it was written; was the store moved or removed?")
+    for part in (*reversed(folder.relative_to(node).parents), folder.relative_to(node)):
+        (node / part).mkdir(exist_ok=True)
 
 
 def record_node(record: Record) -> Node:

@@ -44,6 +44,7 @@ def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_group_that_is_there_is_believed_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, 1, 2, 1)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # torch sets its own, and leaves it
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         assert Ranks.current() == Ranks(0, 1, 1)
