@@ -49,12 +49,12 @@ class Start:
     warm_cpu: Timing
 
 
-def run(arguments: str, folder: Path, checkout: Path | None, cache: Path) -> tuple[float, float]:
-    """Seconds that a command takes in a new process, and those of the processor."""
+def run(arguments: str, folder: Path, checkout: Path | None, cache: Path | None) -> tuple[float, float]:
+    """Seconds that a command takes in a new process, and those of the processor; kernels as set up, or of a folder."""
     paths = [str(checkout)] if checkout else []
     environment = {
         **os.environ,
-        "NUMBA_CACHE_DIR": str(cache),
+        **({"NUMBA_CACHE_DIR": str(cache)} if cache else {}),
         "PYTHONPATH": os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     command = [sys.executable, "-m", "fastlabel.cli.main", *arguments.split()]
@@ -71,7 +71,7 @@ def processor_seconds() -> float:
 
 def measure(names: tuple[str, ...], folder: Path, checkout: Path | None, rounds: int) -> dict[str, Start]:
     for arguments in PREPARE:
-        run(arguments, folder, checkout, folder / "kernels")
+        run(arguments, folder, checkout, None)
     found = {}
     for name in names:
         cache = folder / f"kernels of {name}".replace(" ", "-")

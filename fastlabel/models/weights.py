@@ -41,9 +41,16 @@ def read_weights(path: str | Path) -> object:
     with open(path, "rb") as file:
         # Before version 1.6 PyTorch wrote a bare pickle.
         legacy = file.read(1) == _PICKLE_MAGIC
-    if not legacy and not zipfile.is_zipfile(path):
+    if not legacy and not _is_archive(path):
         raise TeacherError(f"{path} is not a PyTorch checkpoint, or is cut short ({path.stat().st_size} bytes)")
     return _load(path, legacy)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # for some damaged ends, instead of an answer
+        return False
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
