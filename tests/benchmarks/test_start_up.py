@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from fastlabel.benchmarks.start_up import COMMANDS, main
 
-
 NAMES = ("--help", "cache-labels")
 
 
