@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 @teacher_options
 @click.option("--views", type=click.IntRange(min=1), required=True, metavar="V", help="Crops of each image.")
 @click.option("--k", type=click.IntRange(min=1), required=True, metavar="K", help="Classes kept of each label.")
+@click.option(
+    "--transform",
+    type=click.IntRange(min=1),
+    metavar="R",
+    help="Also keep R coefficients of all logits, for losses at any temperature. Makes a basis from some crops first.",
+)
+@click.option(
+    "--step",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    metavar="NATS",
+    help="Of a code of these coefficients: a larger one takes fewer bytes and keeps less.",
+)
 @click.option("--size", type=click.IntRange(min=1), metavar="S", help="Side of a crop. [default: the teacher's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views and of --ipc.")
 @click.option(

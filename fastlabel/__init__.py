@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fastlabel.labels.loss import soft_cross_entropy
     from fastlabel.labels.sparse import SparseLabels
     from fastlabel.labels.topk import TopKLabels
+    from fastlabel.labels.transform import TransformLabels
+    from fastlabel.labels.transform_codec import TransformCodec
     from fastlabel.loading.loader import Batch, SoftLabelLoader
     from fastlabel.store.plane import LabelPlane
     from fastlabel.store.store import LabelStore
@@ -33,6 +35,8 @@ _HOMES = {
     "SparseLabels": "labels.sparse",
     "TopKCodec": "labels.codec",
     "TopKLabels": "labels.topk",
+    "TransformCodec": "labels.transform_codec",
+    "TransformLabels": "labels.transform",
     "ViewPolicy": "views",
     "cache_labels": "labelling.cache",
     "label_ops": "",
@@ -48,6 +52,8 @@ __all__ = [
     "SparseLabels",
     "TopKCodec",
     "TopKLabels",
+    "TransformCodec",
+    "TransformLabels",
     "ViewPolicy",
     "cache_labels",
     "label_ops",

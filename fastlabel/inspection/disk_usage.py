@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import ARRAYS, UnitAddress, record_path, shard_path
+from fastlabel.store.units import ALL_ARRAYS, UnitAddress, record_path, shard_path
 
 
 class StoreFiles:
@@ -26,10 +26,10 @@ class StoreFiles:
 
     def take_units(self, store: LabelStore, teacher: int, units: Iterable[UnitAddress]) -> tuple[dict[str, int], int]:
         """Bytes of each array and of the records. StoreError where a unit has lost a file."""
-        arrays, records = dict.fromkeys(ARRAYS, 0), 0
+        arrays, records = dict.fromkeys(store.arrays(teacher), 0), 0
         for unit in units:
             store.check_shards(unit, teacher)
-            for name in ARRAYS:
+            for name in arrays:
                 arrays[name] += self._sizes.pop(shard_path(self._root, teacher, name, unit), 0)
             records += self._sizes.pop(record_path(self._root, teacher, unit), 0)
         return arrays, records
@@ -42,5 +42,5 @@ class StoreFiles:
 
     def _is_metadata(self, path: Path) -> bool:
         parts = path.relative_to(self._root).parts
-        shard = len(parts) > 2 and parts[1] in ARRAYS and parts[2] == "c"
+        shard = len(parts) > 2 and parts[1] in ALL_ARRAYS and parts[2] == "c"
         return not shard and not any(part.endswith(".partial") for part in parts)

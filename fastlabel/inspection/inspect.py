@@ -12,9 +12,10 @@ from fastlabel.errors import InputError
 from fastlabel.inspection.disk_usage import StoreFiles
 from fastlabel.inspection.statistics import LabelSummary
 from fastlabel.inspection.survey import LabelSurvey
+from fastlabel.store.layout import columns
 from fastlabel.store.manifest import VERSION, DatasetInfo, TeacherInfo, Unit
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import ARRAYS, UnitAddress, count_units
+from fastlabel.store.units import UnitAddress, count_units
 from fastlabel.views import ViewPolicy
 
 SAMPLED_LABELS = 1_000_000
@@ -176,7 +177,7 @@ def _inspect_teacher(
     sampled_views: tuple[int, ...] | None,
 ) -> TeacherInspection:
     codec = survey.info.codec
-    raw = {"classes": codec.k * codec.classes_dtype.itemsize, "codes": codec.k, "tail": 4}
+    raw = {name: width * dtype.itemsize for name, (width, dtype) in columns(codec).items()}
     return TeacherInspection(
         number=survey.teacher,
         info=survey.info,
@@ -184,7 +185,7 @@ def _inspect_teacher(
         units_committed=len(units),
         crops=survey.store.num_views * len(survey.store.ids),
         crops_committed=_crops(units),
-        arrays={name: ArrayBytes(raw[name], sizes[name]) for name in ARRAYS},
+        arrays={name: ArrayBytes(raw[name], sizes[name]) for name in raw},
         record_bytes=record_bytes,
         labels=labels,
         sampled_views=sampled_views,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastlabel.inspection.truncation import truncation_kl
 from fastlabel.kernels.label_format import widen
 from fastlabel.labels.topk import TopKLabels
+from fastlabel.labels.transform import TransformLabels
 
 BINS = 1 << 16  # percentiles are right to this share of their range
 MAX_CONFUSION_CLASSES = 4096  # a table of all pairs of these takes 128 MiB
@@ -203,6 +204,9 @@ def entropy_and_kept_mass(labels: TopKLabels) -> tuple[NDArray[np.float64], NDAr
     """Of B labels: entropy in nats, and the probability of the kept classes together; float64 [B]."""
     probs_BK, tail_B = (part.double().numpy() for part in labels.probabilities())
     rest = labels.num_classes - labels.k
+    if isinstance(labels, TransformLabels):
+        entropy = -_xlogx(labels.dense().double().numpy()).sum(axis=1)
+        return np.maximum(entropy, 0), 1 - rest * tail_B
     entropy = -_xlogx(probs_BK).sum(axis=1) - rest * _xlogx(tail_B)
     # From the tail: a sum of K float32 probabilities is not exactly 1 where the tail has nothing.
     return np.maximum(entropy, 0), 1 - rest * tail_B

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fastlabel.kernels.label_format import CODES_PER_NAT, UNDEFINED_MEAN_GAP, ZERO_CODE, widen
 from fastlabel.labels.topk import TopKLabels
+from fastlabel.labels.transform import TransformLabels
 
 Floats = NDArray[np.float64]
 MEAN_GAPS = np.geomspace(1e-2, 1e3, 240)  # nats
@@ -34,6 +35,8 @@ GAMMA_RATES = np.geomspace(1e-6, 1e6, 2000)
 def truncation_kl(labels: TopKLabels) -> Floats:
     """Estimated KL(teacher || label) of B labels, nats, float64 [B]; NaN where the teacher's tail has zeros."""
     rest = labels.num_classes - labels.k
+    if isinstance(labels, TransformLabels):  # its calibration says it: nothing of that is in a label
+        return np.full(len(labels), np.nan)
     if rest < 2:  # one class alone has all of the tail's mass: nothing is lost
         return np.zeros(len(labels))
     gap, delta, defined = _tail_gaps(labels)

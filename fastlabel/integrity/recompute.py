@@ -22,7 +22,7 @@ from fastlabel.store.finding import Finding, Level, UnitPlace
 from fastlabel.store.layout import NODE
 from fastlabel.store.metadata import Metadata
 from fastlabel.store.unit_reader import UnitReader, other_boxes
-from fastlabel.store.units import ARRAYS, UnitAddress, record_file
+from fastlabel.store.units import UnitAddress, record_file
 from fastlabel.system.progress import Progress
 from fastlabel.teachers.recorded import find_teachers
 from fastlabel.teachers.spec import AnyTeacher
@@ -191,7 +191,7 @@ class _TeacherCheck:
         stage = torch.zeros((self._info.forward_batch, *images.shape[1:]), dtype=torch.uint8)
         stage[: len(ids)] = images
         labels = self._forward.labels(stage, ids, view)
-        return {name: getattr(labels, name).cpu().numpy() for name in ARRAYS}
+        return {name: getattr(labels, name).cpu().numpy() for name in self._reader.arrays}
 
     def _stored(self, state: UnitState, view: int, rows: slice) -> Arrays:
         def report(file: str, problem: str, view: int | None) -> NoReturn:

@@ -44,7 +44,12 @@ class Rounding:
 
     def allows(self, one: Arrays, other: Arrays) -> bool:
         """Whether two labels (classes [K], codes [K], tail [2]) of one crop differ by no more than rounding."""
+        if "coefficients" in one and not self._coefficients_agree(one["coefficients"], other["coefficients"]):
+            return False
         return self._codes_agree(one, other) and self._tails_agree(one["tail"], other["tail"])
+
+    def _coefficients_agree(self, one: NDArray[Any], other: NDArray[Any]) -> bool:
+        return int(np.abs(one.astype(np.int16) - other).max()) <= self.codes
 
     def _codes_agree(self, one: Arrays, other: Arrays) -> bool:
         first, second = _by_class(one), _by_class(other)

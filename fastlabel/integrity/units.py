@@ -38,6 +38,7 @@ class UnitState:
     committed: bool
     record: Record | None
     findings: tuple[Finding, ...]
+    arrays: tuple[str, ...] = ARRAYS
 
     @property
     def record_file(self) -> str:
@@ -45,7 +46,7 @@ class UnitState:
 
     @property
     def shard_files(self) -> tuple[str, ...]:
-        return tuple(shard_file(self.teacher, name, self.unit) for name in ARRAYS)
+        return tuple(shard_file(self.teacher, name, self.unit) for name in self.arrays)
 
     @property
     def sound(self) -> bool:
@@ -69,10 +70,10 @@ def _check_unit(metadata: Metadata, reader: UnitReader, unit: UnitAddress) -> Un
     place, file = UnitPlace(reader.teacher, unit), record_file(reader.teacher, unit)
     path = metadata.path / file
     if not os.path.lexists(path):
-        shards = [shard_file(reader.teacher, name, unit) for name in ARRAYS]
+        shards = [shard_file(reader.teacher, name, unit) for name in reader.arrays]
         there = [shard for shard in shards if os.path.lexists(metadata.path / shard)]
         notes = [place.note(shard, "is of a unit that has no record: it is not committed") for shard in there]
-        return UnitState(reader.teacher, unit, False, None, tuple(notes))
+        return UnitState(reader.teacher, unit, False, None, tuple(notes), reader.arrays)
     record, findings = None, []
     try:
         record = reader.record(unit)
@@ -93,6 +94,6 @@ def _check_unit(metadata: Metadata, reader: UnitReader, unit: UnitAddress) -> Un
     for view, labels in reader.labels(unit, record, views, report):
         broken = broken_rule(labels, reader.num_classes)
         if broken is not None:
-            report(", ".join(shard_file(reader.teacher, name, unit) for name in ARRAYS), broken, view)
+            report(", ".join(shard_file(reader.teacher, name, unit) for name in reader.arrays), broken, view)
     committed = record is None or record.view_stop >= unit.view_stop
-    return UnitState(reader.teacher, unit, committed, record, tuple(findings))
+    return UnitState(reader.teacher, unit, committed, record, tuple(findings), reader.arrays)

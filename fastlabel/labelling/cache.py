@@ -21,12 +21,14 @@ from fastlabel.errors import ManifestMismatchError
 from fastlabel.images.device_loader import crops_on_device, make_image_loader
 from fastlabel.images.loader import ImageLoader
 from fastlabel.labelling.arguments import check_labelling
+from fastlabel.labelling.calibration import DEFAULT_STEP, Transform, calibrated_codecs
 from fastlabel.labelling.estimate import estimate
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labelling.options import FORWARD_BATCH, Execution, Labelling, choose_samples, view_policy
 from fastlabel.labelling.plausibility import warn_of_doubts
 from fastlabel.labelling.report import CacheReport
 from fastlabel.labelling.unit import label_units
+from fastlabel.labels.codec import TopKCodec
 from fastlabel.store import units as commit
 from fastlabel.store.grow import grown_store, plan_growth
 from fastlabel.store.manifest import DECODE_VIEWS, Manifest
@@ -66,6 +68,8 @@ def cache_labels(
     forward_batch: int | None = None,
     ensemble: str | None = None,
     device: str | torch.device | None = "auto",
+    transform: int | None = None,
+    step: float = DEFAULT_STEP,
     dry_run: bool = False,
     progress: bool = False,
     stop: StopRequest | None = None,
@@ -90,13 +94,17 @@ def cache_labels(
         decode_batch: samples decoded at a time; no influence on the result.
         forward_batch: samples in a teacher's forward pass, which is part of what a label depends on; default 256 on
             CUDA, 64 on a CPU.
+        transform: store so many coefficients of all logits beside the top `k`, on a basis that is made first, from
+            some crops of the run: labels for every temperature. A store that is continued keeps its basis.
+        step: nats, of a code of these coefficients.
         ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
         device: "auto", CUDA when there is one, "cpu" or "cuda".
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
         ranks: the processes that share the work, unit by unit; default those of torch.distributed or torchrun.
 
     Raises:
-        InputError: an argument cannot be used. ManifestMismatchError: the store is of another run.
+        InputError: an argument cannot be used, or the teacher has fewer dimensions than `transform`.
+        ManifestMismatchError: the store is of another run.
         Interrupted: `stop` was requested.
         TeacherError: a teacher's logits have the wrong width, or are NaN, +inf or all -inf (names the samples).
         ImageDecodeError: an image is broken (names the sample).
@@ -104,6 +112,7 @@ def cache_labels(
     counts = {"views": views, "k": k, "size": size, "seed": seed, "ipc": ipc, "num_workers": num_workers}
     counts |= {"decode_batch": decode_batch, "forward_batch": forward_batch}
     check_labelling(store, teachers, policy, {"flip": flip is None or flip, "dry_run": dry_run}, counts)
+    wanted = None if transform is None else Transform.of(transform, step)
     ranks = ranks or Ranks.current()
     place = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
@@ -121,21 +130,31 @@ def cache_labels(
     _advise(models, place)
     with current_device(place), ranks.group(PATIENCE) as connected:
         execution = Execution(connected.workers(num_workers), decode_batch, progress, stop, connected)
-        return _run(Path(store), labelling, models, execution, dry_run)
+        return _run(Path(store), labelling, models, execution, dry_run, wanted)
 
 
 def _run(
-    path: Path, labelling: Labelling, teachers: Sequence[Teacher], execution: Execution, dry_run: bool
+    path: Path,
+    labelling: Labelling,
+    teachers: Sequence[Teacher],
+    execution: Execution,
+    dry_run: bool,
+    wanted: Transform | None,
 ) -> CacheReport:
     beton, ranks = labelling.beton, execution.ranks
     if ranks.first:
         beton.fingerprint(execution.progress)  # kept in a file, for the ranks that see it
     ranks.agree(None)
-    manifest = labelling.manifest(teachers)
-    _check_ranks(ranks, manifest)
-    growth = plan_growth(path, manifest, labelling.ids)
     decode_batch = execution.decode_batch or decode_batch_size(labelling.policy.size, labelling.device)
     images = make_image_loader(beton, labelling.policy, decode_batch, execution.num_workers, labelling.device)
+    codecs: Sequence[TopKCodec] | None = None
+    if wanted is not None:
+        # One rank makes the basis: another one's arithmetic might round differently.
+        options = path, labelling, teachers, images, wanted, execution.progress
+        codecs = ranks.agree(calibrated_codecs(*options) if ranks.first else None)
+    manifest = labelling.manifest(teachers, codecs)
+    _check_ranks(ranks, manifest)
+    growth = plan_growth(path, manifest, labelling.ids)
     forwards = [TeacherForward(*pair, labelling.device) for pair in zip(teachers, manifest.teachers, strict=True)]
     if dry_run:
         return estimate(path, growth, labelling, images, forwards, execution.progress)

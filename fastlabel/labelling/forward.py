@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fastlabel.errors import TeacherError
 from fastlabel.images.loader import ImageBatch
-from fastlabel.kernels.encode_topk import encode_topk
 from fastlabel.labelling.memory import failed_allocations, is_out_of_memory
 from fastlabel.labels.codec import storable
 from fastlabel.labels.topk import TopKLabels
@@ -136,6 +135,12 @@ class TeacherForward:
         """
         return self.finish(self.start(images_BHWC, len(ids)), ids, view)
 
+    def checked_logits(self, images_BHWC: Tensor, ids: NDArray[np.int64], view: int) -> Tensor:
+        """Logits float32 [len(ids), C] on the CPU. TeacherError where some are no distribution; names the samples."""
+        logits = self.logits(images_BHWC, len(ids)).float().cpu()
+        self._check_storable(storable(logits), ids, view)
+        return logits
+
     def start(self, images_BHWC: Tensor, count: int) -> StartedLabels:
         """Begin to make the labels of the first `count` images of a canonical batch; a GPU is not waited for.
 
@@ -144,13 +149,13 @@ class TeacherForward:
         """
         logits = self.logits(images_BHWC, count)
         # Not the codec's own encode, which would wait to look at the logits: `finish` does that.
-        classes, codes, tail = (_to_host(tensor) for tensor in encode_topk(logits, self._codec.k))
+        labels = self._codec.encode_unchecked(logits).on_host(_to_host)
         good = _to_host(storable(logits))
         ready = None
         if logits.device.type == "cuda":
             ready = torch.cuda.Event(blocking=True)  # a spinning thread would take a core from the decoders
             ready.record(torch.cuda.current_stream(logits.device))
-        return StartedLabels(TopKLabels(classes, codes, tail, self._codec.num_classes), good, ready)
+        return StartedLabels(labels, good, ready)
 
     def finish(self, started: StartedLabels, ids: NDArray[np.int64], view: int) -> TopKLabels:
         """The labels that were begun, of those samples.
@@ -160,7 +165,11 @@ class TeacherForward:
         """
         if started.ready is not None:
             started.ready.synchronize()
-        bad = ids[~started.storable.numpy()]
+        self._check_storable(started.storable, ids, view)
+        return started.labels
+
+    def _check_storable(self, good: Tensor, ids: NDArray[np.int64], view: int) -> None:
+        bad = ids[~good.numpy()]
         if len(bad):
             shown = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
             hint = "; fp16 ends at 65,504: give --precision bf16" if self.info.precision == "fp16" else ""
@@ -168,7 +177,6 @@ class TeacherForward:
                 f"teacher {self.info.name} gives logits that are NaN, +inf or all -inf for {len(bad)} crops of view "
                 f"{view}: samples {shown}; nothing of this unit was stored{hint}"
             )
-        return started.labels
 
 
 def _reason(error: RuntimeError | None) -> str:

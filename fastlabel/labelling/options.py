@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
+from fastlabel.labels.codec import TopKCodec
 from fastlabel.sampling import images_per_class
 from fastlabel.store.manifest import DatasetInfo, Manifest, Segment, Unit
 from fastlabel.system.ranks import Ranks
@@ -46,9 +47,16 @@ class Labelling:
         if self.num_views < 1:
             raise InputError(f"views {self.num_views} must be at least 1")
 
-    def manifest(self, teachers: Sequence[Teacher]) -> Manifest:
-        """The manifest of a store of these labels alone. TeacherError for a teacher that does not fit the dataset."""
-        infos = tuple(describe(one, self.beton, self.k, self.device, self.forward_batch) for one in teachers)
+    def manifest(self, teachers: Sequence[Teacher], codecs: Sequence[TopKCodec] | None = None) -> Manifest:
+        """The manifest of a store of these labels alone. TeacherError for a teacher that does not fit the dataset.
+
+        Args:
+            codecs: one for each teacher; default the top k.
+        """
+        infos = tuple(
+            describe(one, self.beton, self.k, self.device, self.forward_batch, codec)
+            for one, codec in zip(teachers, codecs or [None] * len(teachers), strict=True)
+        )
         largest = max(info.codec.nbytes_per_label for info in infos)
         manifest = Manifest(
             DatasetInfo(self.beton.num_samples, self.beton.num_classes, self.beton.fingerprint()),

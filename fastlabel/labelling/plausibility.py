@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastlabel.labels.topk import TopKLabels
 from fastlabel.store.manifest import TeacherInfo
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def _of_agreement(info: TeacherInfo, top_VN: NDArray[Any], targets_N: NDArray[np
 
 def _of_entropy(info: TeacherInfo, labels: dict[str, NDArray[Any]]) -> str | None:
     some = {name: torch.from_numpy(array.reshape(-1, *array.shape[2:])[:LOOKED_AT]) for name, array in labels.items()}
-    found = TopKLabels(some["classes"], some["codes"], some["tail"], info.codec.num_classes)
+    found = info.codec.labels(some)
     largest = math.log(info.codec.num_classes)
     parts = [found[slice(start, start + 64)] for start in range(0, len(found), 64)]
     entropies = [float(torch.special.entr(part.dense()).sum()) for part in parts]

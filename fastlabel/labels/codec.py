@@ -16,7 +16,7 @@ from fastlabel.kernels.label_format import CODES_PER_NAT, LOG_ODDS_OFFSET, LOG_O
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.system.arguments import one_of
 
-_FORMAT = {
+TOPK_FORMAT = {
     "name": "topk-log8",
     "codes_per_nat": CODES_PER_NAT,
     "log_odds_per_nat": LOG_ODDS_PER_NAT,
@@ -88,17 +88,25 @@ class TopKCodec:
         if not logits_BC.is_floating_point():
             raise InputError(f"logits have dtype {logits_BC.dtype}, expected float32, float64, bfloat16 or float16")
         _check_values(logits_BC)
+        return self.encode_unchecked(logits_BC)
+
+    def encode_unchecked(self, logits_BC: Tensor) -> TopKLabels:
+        """As `encode`, without a look at shape or values: nothing waits for a GPU."""
         return TopKLabels(*encode_topk(logits_BC, self.k), self.num_classes)
+
+    def labels(self, arrays: Mapping[str, Tensor]) -> TopKLabels:
+        """Labels of the arrays of a store, by name."""
+        return TopKLabels(arrays["classes"], arrays["codes"], arrays["tail"], self.num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """The codec as JSON-ready values, with the constants of its format."""
-        return {**_FORMAT, "k": self.k, "num_classes": self.num_classes}
+        return {**TOPK_FORMAT, "k": self.k, "num_classes": self.num_classes}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TopKCodec:
         """The codec that `to_dict` described; InputError when it is not one that this version reads."""
         one_of("codec", values, Mapping, "its values by name")
         constants = {key: value for key, value in values.items() if key not in ("k", "num_classes")}
-        if constants != _FORMAT or not {"k", "num_classes"} <= values.keys():
-            raise InputError(f"codec is {dict(values)}, expected k, num_classes and {_FORMAT}")
+        if constants != TOPK_FORMAT or not {"k", "num_classes"} <= values.keys():
+            raise InputError(f"codec is {dict(values)}, expected k, num_classes and {TOPK_FORMAT}")
         return cls(k=values["k"], num_classes=values["num_classes"])

@@ -8,6 +8,7 @@ from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import TopKLabels, check_temperature
+from fastlabel.labels.transform import TransformLabels
 from fastlabel.system.arguments import boolean, one_of
 
 SoftLabels = TopKLabels | SparseLabels
@@ -64,11 +65,14 @@ def soft_cross_entropy(
     _check_labels("labels", labels, logits)
     if second is not None:
         _check_labels("second", second, logits)
-        if isinstance(second, SparseLabels) != isinstance(labels, SparseLabels):
-            raise InputError(
-                f"labels are {type(labels).__name__} and second {type(second).__name__}; "
-                "make both sparse: labels.sparse(temperature)"
-            )
+    if second is not None and isinstance(second, SparseLabels) != isinstance(labels, SparseLabels):
+        raise InputError(
+            f"labels are {type(labels).__name__} and second {type(second).__name__}; "
+            "make both sparse: labels.sparse(temperature)"
+        )
+    if isinstance(labels, TransformLabels) or isinstance(second, TransformLabels):
+        labels, second = (None if one is None else _tempered(one, label_temperature) for one in (labels, second))
+        label_temperature = 1.0
     try:
         target = _op.Target(
             _tensors(labels),
@@ -88,6 +92,11 @@ def soft_cross_entropy(
         )
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
+
+
+def _tempered(labels: SoftLabels, temperature: float) -> SparseLabels:
+    """Labels as weighted classes: what a transform says of all of them, the op does not decode."""
+    return labels if isinstance(labels, SparseLabels) else labels.sparse(temperature)
 
 
 def _tensors(labels: SoftLabels) -> _op.Labels:

@@ -83,7 +83,7 @@ class TopKLabels:
             check_rows(rows, codes)
         except (TypeError, ValueError) as error:
             raise InputError(f"not labels: {error}") from None
-        self.plane = LabelTensors(classes, codes, tail)
+        self.plane: Any = LabelTensors(classes, codes, tail)
         self.rows = rows
         self.num_classes = num_classes
 
@@ -101,11 +101,12 @@ class TopKLabels:
     @cached_property
     def _gathered(self) -> LabelTensors:
         """The tensors of these labels alone."""
-        rows = self.rows
+        rows, plane = self.rows, self.plane
         if rows is None:
-            return self.plane
+            return plane  # type: ignore[no-any-return]
         # index_select takes a third of the time of tensor[rows] and less, and no negative row for one from the end.
-        return LabelTensors(*(_signed(tensor).index_select(0, rows).view(tensor.dtype) for tensor in self.plane))
+        parts = (_signed(tensor).index_select(0, rows).view(tensor.dtype) for tensor in plane)
+        return type(plane)(*parts)  # type: ignore[no-any-return]
 
     @property
     def classes(self) -> Tensor:
@@ -125,16 +126,20 @@ class TopKLabels:
     @property
     def k(self) -> int:
         """Classes kept of each label."""
-        return self.plane.codes.shape[1]
+        return int(self.plane.codes.shape[1])
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return self.plane.codes.device
+        device: torch.device = self.plane.codes.device
+        return device
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TopKLabels:
-        classes, codes, tail = map(change, self._gathered)
-        return TopKLabels(classes, codes, tail, self.num_classes)
+        return self._with(tuple(map(change, self._gathered)))
+
+    def _with(self, tensors: Any, rows: Tensor | None = None) -> TopKLabels:
+        """Labels of the same kind of other tensors."""
+        return TopKLabels(*tensors, self.num_classes, rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TopKLabels:
         """The same labels on another device: theirs alone, without the plane."""
@@ -145,17 +150,21 @@ class TopKLabels:
         """The same labels in pinned memory of the host; CUDA only."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def on_host(self, copy: Callable[[Tensor], Tensor]) -> TopKLabels:
+        """These labels with tensors on the CPU, each as `copy` brings it there."""
+        return self._map(copy)
+
     def take(self, rows_B: Tensor) -> TopKLabels:
         """Labels of some rows, int64 0 to B - 1 on the device of these; gathered when they are read."""
         rows = rows_B if self.rows is None else self.rows[rows_B]
-        return TopKLabels(*self.plane, self.num_classes, rows)
+        return self._with(self.plane, rows)
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
         index = as_index(rows, len(self), self.device)
         if self.rows is None:
             return self._map(lambda tensor: take_rows(tensor, index))
-        return TopKLabels(*self.plane, self.num_classes, self.rows[index])
+        return self._with(self.plane, self.rows[index])
 
     def dense(self, temperature: float = 1.0, tail: str = "uniform") -> Tensor:
         """Probabilities of all classes, float32 [B, C].
@@ -191,8 +200,8 @@ def _from_signed(classes: Tensor, codes: Tensor, tail: Tensor, num_classes: int)
 
 def concatenate(parts: Sequence[TopKLabels]) -> TopKLabels:
     """All labels of several batches, one batch after another; of the same classes, K and device."""
-    classes, codes, tail = (
+    joined = (
         torch.cat([_signed(tensor) for tensor in tensors]).view(tensors[0].dtype)
-        for tensors in zip(*((part.classes, part.codes, part.tail) for part in parts), strict=True)
+        for tensors in zip(*(part._gathered for part in parts), strict=True)
     )
-    return TopKLabels(classes, codes, tail, parts[0].num_classes)
+    return parts[0]._with(tuple(joined))

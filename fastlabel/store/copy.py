@@ -13,7 +13,6 @@ from fastlabel.store import layout
 from fastlabel.store.manifest import Manifest
 from fastlabel.store.store import LabelStore, empty_store
 from fastlabel.store.units import (
-    ARRAYS,
     Record,
     UnitAddress,
     addresses,
@@ -140,7 +139,10 @@ def _copy_unit(
 ) -> int:
     store.check_shards(unit, teacher)
     pairs = [
-        *((shard_path(store.path, teacher, name, unit), shard_path(copy.path, target, name, unit)) for name in ARRAYS),
+        *(
+            (shard_path(store.path, teacher, name, unit), shard_path(copy.path, target, name, unit))
+            for name in store.arrays(teacher)
+        ),
         (record_path(store.path, teacher, unit), record_path(copy.path, target, unit)),
     ]
     for path, to in pairs:

@@ -11,13 +11,18 @@ import numpy as np
 
 from fastlabel.digests import canonical_digest
 from fastlabel.errors import StoreError
+from fastlabel.labels.basis import DTYPE as BASIS_DTYPE
 from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store.manifest import Manifest
+from fastlabel.store.shard import BY_COLUMN
 from fastlabel.system.atomic_files import write_file
 from fastlabel.system.regular_files import read_regular
 
 Node = dict[str, Any]  # the content of a zarr.json
 ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS = "fastlabel", "class_names", "samples", "units"
+BASIS = "basis"
+AXES = {"tail": "summary", "coefficients": "component"}  # the last one of an array; of the others "kept"
 NODE, NODE_DIGEST = "zarr.json", "node_digest"
 # Names of 100,000 classes take 5 MB; what is larger or deeper was not written by a fastlabel.
 MAX_NODE_BYTES, MAX_DEPTH = 64 << 20, 32
@@ -25,12 +30,15 @@ CRC = {"name": "crc32c"}
 
 
 def columns(codec: TopKCodec) -> dict[str, tuple[int, np.dtype[Any]]]:
-    """Width and dtype of the last axis of each of a teacher's arrays."""
-    return {
+    """Width and dtype of the last axis of each of a teacher's arrays, in the order of the format."""
+    found: dict[str, tuple[int, np.dtype[Any]]] = {
         "classes": (codec.k, codec.classes_dtype),
         "codes": (codec.k, np.dtype(np.uint8)),
         "tail": (2, np.dtype("<u2")),
     }
+    if isinstance(codec, TransformCodec):
+        found["coefficients"] = (codec.components, np.dtype(np.int8))
+    return found
 
 
 def node_file(folder: str) -> str:
@@ -46,6 +54,21 @@ def is_manifest(file: str) -> bool:
 def segment_file(number: int) -> str:
     """Path within its store of the ids of a segment of samples."""
     return f"{SAMPLES}/{number}/c/0"
+
+
+def basis_file(teacher: int) -> str:
+    """Path within its store of the basis of a teacher's labels."""
+    return f"{teacher}/{BASIS}/c/0/0"
+
+
+def is_basis(file: str) -> bool:
+    """Whether a path within a store is that of a basis: like a manifest it says what the labels are."""
+    return file.endswith(f"/{BASIS}/c/0/0")
+
+
+def basis_shape(codec: TransformCodec) -> tuple[int, int]:
+    """The mean, then the components; by class."""
+    return codec.components + 1, codec.num_classes
 
 
 def store_nodes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[str, Node]:
@@ -70,8 +93,12 @@ def _teacher_nodes(manifest: Manifest, teacher: int) -> dict[str, Node]:
             dtype,
             (1, unit.samples, width),
             shard=(unit.views, unit.samples, width),
-            names=("view", "sample", "summary" if name == "tail" else "kept"),
+            names=("view", "sample", AXES.get(name, "kept")),
+            by_column=name in BY_COLUMN,
         )
+    if isinstance(info.codec, TransformCodec):
+        shape = basis_shape(info.codec)
+        nodes[f"{teacher}/{BASIS}"] = _array(shape, BASIS_DTYPE, shape, names=("component", "class"))
     return nodes
 
 
@@ -85,13 +112,18 @@ def _array(
     chunk: tuple[int, ...],
     shard: tuple[int, ...] | None = None,
     names: tuple[str, ...] | None = None,
+    by_column: bool = False,
 ) -> Node:
     """The node of an array, keys in the order in which zarr-python writes them."""
     little: Node = {"name": "bytes", "configuration": {"endian": "little"}}
     # Bitshuffle makes 10-bit class ids in 16 bits cost 10 bits; the checksum finds a damaged chunk when it is read.
     blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0}
+    if by_column:
+        blosc["shuffle"] = "noshuffle"
     values = {"name": "bytes"} if dtype.itemsize == 1 else little
     codecs: list[Node] = [values, {"name": "blosc", "configuration": blosc}, CRC]
+    if by_column:
+        codecs.insert(0, {"name": "transpose", "configuration": {"order": [0, 2, 1]}})
     if shard is not None:
         inner = {"chunk_shape": list(chunk), "codecs": codecs, "index_codecs": [little, CRC], "index_location": "end"}
         codecs = [{"name": "sharding_indexed", "configuration": inner}]
@@ -100,7 +132,7 @@ def _array(
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard or chunk)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
+        "fill_value": 0.0 if dtype.kind == "f" else 0,
         "codecs": codecs,
         "attributes": {},
     }

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastlabel.digests import canonical_json, first_difference, ids_digest
 from fastlabel.errors import FastlabelError, StoreError
+from fastlabel.labels.basis import DTYPE as BASIS_DTYPE
+from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store import layout
 from fastlabel.store.finding import Finding, without_path
 from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, NODE, SAMPLES, Node, is_manifest, node_file, segment_file
 from fastlabel.store.manifest import MAX_TEACHERS, Manifest, TeacherInfo, check_version
 from fastlabel.store.shard import DamagedFileError, decode_chunk, most_chunk_bytes
-from fastlabel.store.units import ARRAYS, UnitAddress
+from fastlabel.store.units import ALL_ARRAYS, UnitAddress
 from fastlabel.system.regular_files import read_regular
 
 
@@ -81,7 +85,8 @@ class Metadata:
         assert first is not None  # why there is no manifest
         if "" not in self.nodes:
             raise StoreError(f"{self.path} is not a fastlabel label store: its {NODE} {first.problem}")
-        remedy = "" if is_manifest(first.file) else f"; `fastlabel repair {self.path} DATA.beton` rebuilds what it can"
+        is_lasting = is_manifest(first.file) or layout.is_basis(first.file)
+        remedy = COPY if is_lasting else f"; `fastlabel repair {self.path} DATA.beton` rebuilds what it can"
         raise StoreError(f"{self.path}: {first.file}: {first.problem}{first.place}{remedy}")
 
     def error(self, file: str, problem: str, teacher: int | None = None) -> None:
@@ -107,6 +112,7 @@ class Metadata:
                 self.minor.append(Finding("error", file, SPELLING, teacher))
 
 
+COPY = "; put that file back from a copy of the store, or label into another path"
 SPELLING = "is damaged: its values are whole, but not spelled as fastlabel writes them"
 
 
@@ -124,6 +130,7 @@ def read_metadata(path: Path) -> Metadata:
             _read_manifests(found)
     if found.manifest is not None:
         _check_nodes(found, found.manifest)
+        found.manifest = _with_bases(found, found.manifest)
         found.segments = [_read_segment(found, number, found.manifest) for number in range(len(found.manifest.samples))]
         _check_ids(found, found.manifest)
     return found
@@ -174,7 +181,7 @@ def _check_nodes(found: Metadata, manifest: Manifest) -> None:
         folder = place if teacher is None else f"{teacher}/{rest}".rstrip("/")
         found.read(folder, teacher)
         if folder in found.nodes:
-            _check_node(found, folder, wanted, teacher, is_label_array=rest in ARRAYS)
+            _check_node(found, folder, wanted, teacher, is_label_array=rest in ALL_ARRAYS)
 
 
 def _check_node(found: Metadata, folder: str, wanted: Node, teacher: int | None, is_label_array: bool) -> None:
@@ -198,6 +205,27 @@ def _covers(shape: Any, least: list[int]) -> bool:
         and len(shape) == len(least)
         and all(type(has) is int and has >= needs for has, needs in zip(shape, least, strict=True))
     )
+
+
+def _with_bases(found: Metadata, manifest: Manifest) -> Manifest:
+    """The manifest with the bases of its teachers' labels, as far as they are whole."""
+    teachers = []
+    for number, info in zip(found.numbers, manifest.teachers, strict=True):
+        codec = info.codec
+        if isinstance(codec, TransformCodec):
+            file = layout.basis_file(number)
+            found.known.add(file)
+            with found.reporting(file, number):
+                # Labels of a basis that cannot be read are no labels.
+                codec = codec.with_basis(_read_basis(found.path / file, codec))
+        teachers.append(replace(info, codec=codec))
+    return replace(manifest, teachers=tuple(teachers))
+
+
+def _read_basis(path: Path, codec: TransformCodec) -> TransformBasis:
+    shape = layout.basis_shape(codec)
+    data = np.frombuffer(read_regular(path, most_chunk_bytes(shape, BASIS_DTYPE)), np.uint8)
+    return TransformBasis(torch.from_numpy(decode_chunk(data, shape, BASIS_DTYPE)))
 
 
 def _read_segment(found: Metadata, number: int, manifest: Manifest) -> NDArray[np.int64] | None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
+from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels, concatenate
 from fastlabel.system.devices import pick_device
 
@@ -33,12 +34,11 @@ class LabelPlane:
 
     @classmethod
     def from_numpy(
-        cls, parts: Mapping[str, NDArray[Any]], num_classes: int, ids: NDArray[np.int64], num_samples: int
+        cls, parts: Mapping[str, NDArray[Any]], codec: TopKCodec, ids: NDArray[np.int64], num_samples: int
     ) -> LabelPlane:
-        """The plane of arrays "classes", "codes" and "tail" [N, ...] whose rows belong to `ids`, in any order."""
-        names = ("classes", "codes", "tail")
-        classes, codes, tail = (torch.from_numpy(np.ascontiguousarray(parts[name])) for name in names)
-        labels = TopKLabels(classes, codes, tail, num_classes)
+        """The plane of the codec's arrays [N, ...], by name, whose rows belong to `ids`, in any order."""
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in parts.items()}
+        labels = codec.labels(tensors)
         if len(ids) == num_samples and bool((ids[1:] > ids[:-1]).all()):
             return cls(labels, None, num_samples)
         rows = np.full(num_samples, -1, np.int32)

@@ -22,6 +22,7 @@ from fastlabel.errors import StoreError
 from fastlabel.system.regular_files import open_regular
 
 CRC_BYTES, BLOSC_HEADER_BYTES = 4, 16
+BY_COLUMN = frozenset({"coefficients"})  # arrays whose chunks hold one column after another, without bitshuffle
 EMPTY = 2**64 - 1  # offset and length of a chunk that is not there
 
 
@@ -35,6 +36,7 @@ class Shard:
     Args:
         views: how many views it holds, the first of its ``places`` for chunks.
         shape, dtype: of a chunk without its axis of views: (samples, width).
+        by_column: whether its chunks hold one column after another.
         spare: whether it may hold more views, as a run leaves it that was cut short while it added some.
 
     Raises:
@@ -43,9 +45,16 @@ class Shard:
     """
 
     def __init__(
-        self, path: Path, views: int, places: int, shape: tuple[int, int], dtype: np.dtype[Any], spare: bool = False
+        self,
+        path: Path,
+        views: int,
+        places: int,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        spare: bool = False,
+        by_column: bool = False,
     ) -> None:
-        self._shape, self._dtype = shape, dtype
+        self._shape, self._dtype, self._by_column = shape, dtype, by_column
         self._file = open(open_regular(path), "rb")  # noqa: SIM115 -- closed by `close`
         try:
             self._chunks = self._read_index(views, places, spare)
@@ -67,7 +76,9 @@ class Shard:
     def view(self, view: int) -> NDArray[Any]:
         """Labels [samples, width] of a view, counted within the shard. DamagedFileError where its chunk is damaged."""
         start, stop = self._chunks[view]
-        return decode_chunk(self._read(start, stop), self._shape, self._dtype)
+        shape = self._shape[::-1] if self._by_column else self._shape
+        values = decode_chunk(self._read(start, stop), shape, self._dtype)
+        return values.T if self._by_column else values
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         self._file.seek(start)
@@ -98,22 +109,25 @@ class Shard:
         return chunks
 
 
-def encode_shard(labels: NDArray[Any], places: int, samples: int) -> bytes:
-    """The bytes of a shard of labels [views, n, width], with room for that many views of that many samples."""
+def encode_shard(labels: NDArray[Any], places: int, samples: int, by_column: bool = False) -> bytes:
+    """The bytes of a shard of labels [views, n, width], with room for that many views of that many samples.
+
+    With `by_column` a chunk holds one column after another (Zarr's codec `transpose`): each compresses on its own.
+    """
     views, rows, width = labels.shape
     chunk = np.zeros((samples, width), labels.dtype)
     index, chunks, offset = np.full((places, 2), EMPTY, "<u8"), [], 0
     for view in range(views):
         chunk[:rows] = labels[view]
-        chunks.append(encode_chunk(chunk))
+        chunks.append(encode_chunk(chunk.T, blosc.NOSHUFFLE) if by_column else encode_chunk(chunk))
         index[view] = offset, len(chunks[-1])
         offset += len(chunks[-1])
     return b"".join([*chunks, _with_crc(index.tobytes())])
 
 
-def encode_chunk(values: NDArray[Any]) -> bytes:
+def encode_chunk(values: NDArray[Any], shuffle: int = blosc.BITSHUFFLE) -> bytes:
     """The bytes of one chunk. Its dtype is one of the format's, little-endian."""
-    encoded: bytes = blosc.compress(np.ascontiguousarray(values), b"zstd", 5, blosc.BITSHUFFLE)
+    encoded: bytes = blosc.compress(np.ascontiguousarray(values), b"zstd", 5, shuffle)
     return _with_crc(encoded)
 
 

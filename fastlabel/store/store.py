@@ -12,11 +12,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
+from fastlabel.labels.transform import TransformLabels
+from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store import layout, units
 from fastlabel.store.layout import NODE, SAMPLES, UNITS
 from fastlabel.store.manifest import Manifest
@@ -24,7 +27,7 @@ from fastlabel.store.metadata import Metadata, read_metadata
 from fastlabel.store.plane import LabelPlane
 from fastlabel.store.shard import encode_chunk
 from fastlabel.store.unit_reader import Labels, Report, UnitReader, other_boxes
-from fastlabel.store.units import ARRAYS, Record, UnitAddress
+from fastlabel.store.units import Record, UnitAddress
 from fastlabel.system.arguments import integer, one_of
 from fastlabel.system.atomic_files import new_folder
 from fastlabel.system.devices import pick_device
@@ -95,7 +98,7 @@ class LabelStore:
         for name in added:
             self._add(name, {file: content for file, content in files.items() if file.startswith(f"{name}/")})
         for teacher in range(len(self.manifest.teachers)):
-            for name in ARRAYS:
+            for name in self.arrays(teacher):
                 layout.lengthen_array(self.path / str(teacher) / name, manifest)
         layout.replace_manifest(self.path, manifest)
         return LabelStore.open(self.path)
@@ -109,6 +112,10 @@ class LabelStore:
             )
         with new_folder(self.path / name, replace=True) as folder:
             layout.write_files(folder, {file.removeprefix(f"{name}/"): content for file, content in files.items()})
+
+    def arrays(self, teacher: int) -> tuple[str, ...]:
+        """The names of a teacher's arrays, in the order of the format."""
+        return self._readers[teacher].arrays
 
     @property
     def views(self) -> ViewPolicy:
@@ -199,7 +206,7 @@ class LabelStore:
 
     def check_shards(self, unit: UnitAddress, teacher: int) -> None:
         """StoreError where a committed unit has lost a file."""
-        for name in ARRAYS:
+        for name in self.arrays(teacher):
             if not units.shard_path(self.path, teacher, name, unit).is_file():
                 raise StoreError(
                     f"{self.path}: unit {unit.key} of teacher {teacher} has lost its {name}; {self._remedy}"
@@ -213,10 +220,12 @@ class LabelStore:
         Args:
             unit: as :meth:`units` gives it; or with a later ``view_start``, up to which it is committed.
             labels: "classes" [v, n, K], "codes" uint8 [v, n, K] and "tail" uint16 [v, n, 2] of the unit's v views
-                and n samples.
+                and n samples; and "coefficients" int8 [v, n, R] where the codec has a transform.
             boxes: int32 [n, 5] for each of its views.
         """
-        digests = tuple(units.labels_digest(*(labels[name][v] for name in ARRAYS)) for v in range(unit.shape[0]))
+        digests = tuple(
+            units.labels_digest({name: values[v] for name, values in labels.items()}) for v in range(unit.shape[0])
+        )
         crops = tuple(map(units.boxes_digest, boxes))
         whole = replace(unit, view_start=unit.row * self.manifest.unit.views)
         if unit == whole:
@@ -224,7 +233,7 @@ class LabelStore:
         else:
             before = replace(whole, view_stop=unit.view_start)
             old, kept = self.read_unit(before, teacher), self._committed(before, teacher)
-            labels = {name: np.concatenate([old[name], labels[name]]) for name in ARRAYS}
+            labels = {name: np.concatenate([old[name], values]) for name, values in labels.items()}
             digests, crops = kept.labels[: before.shape[0]] + digests, kept.boxes[: before.shape[0]] + crops
         place = (whole.view_start, whole.view_stop, whole.sample_start, whole.sample_stop)
         ids = self._readers[teacher].ids_digest(unit)
@@ -252,7 +261,7 @@ class LabelStore:
             rows = self.manifest.plane_rows(unit.sample_start, unit.sample_stop)
             mine = range(max(views.start, unit.view_start), min(views.stop, unit.view_stop))
             for view, labels in self._read(unit, teacher, record, mine):
-                for name in ARRAYS:
+                for name in parts:
                     parts[name][view - views.start, rows] = labels[name]
 
         # Reading, hashing and Blosc leave the interpreter's lock.
@@ -260,14 +269,14 @@ class LabelStore:
             for done in [pool.submit(read, *one) for one in wanted]:
                 done.result()
         samples = self.manifest.dataset.num_samples
-        planes = [{name: parts[name][at] for name in ARRAYS} for at in range(len(views))]
-        return [LabelPlane.from_numpy(one, codec.num_classes, self._plane_ids, samples).to(device) for one in planes]
+        planes = [{name: values[at] for name, values in parts.items()} for at in range(len(views))]
+        return [LabelPlane.from_numpy(one, codec, self._plane_ids, samples).to(device) for one in planes]
 
     def read_unit(self, unit: UnitAddress, teacher: int = 0) -> Labels:
         """The labels of a committed unit as :meth:`write` takes them. Raises what :meth:`unit_labels` raises."""
         labels = empty_labels(self.manifest.teachers[teacher].codec, unit.shape)
         for view, found in self._read(unit, teacher, self._committed(unit, teacher), unit.views):
-            for name in ARRAYS:
+            for name in labels:
                 labels[name][view - unit.view_start] = found[name]
         return labels
 
@@ -284,10 +293,9 @@ class LabelStore:
             StoreError: it is damaged or lost.
         """
         self.check_teacher(teacher)
-        num_classes, found = self.manifest.teachers[teacher].codec.num_classes, []
+        codec, found = self.manifest.teachers[teacher].codec, []
         for _, labels in self._read(unit, teacher, self._committed(unit, teacher), views):
-            classes, codes, tail = (torch.from_numpy(labels[name]) for name in ARRAYS)
-            found.append(TopKLabels(classes, codes, tail, num_classes))
+            found.append(codec.labels({name: torch.from_numpy(values) for name, values in labels.items()}))
         return found
 
     def check_boxes(self, view: int, heights: NDArray[np.int32], widths: NDArray[np.int32], teacher: int = 0) -> None:
@@ -365,7 +373,17 @@ def empty_store(
     nodes = layout.store_nodes(manifest, class_names)
     files = {layout.node_file(folder): layout.node_text(node).encode() for folder, node in nodes.items()}
     ids = {layout.segment_file(number): encode_chunk(ids.astype("<i8")) for number, ids in enumerate(segments)}
-    return files | ids
+    return files | ids | _bases(manifest)
+
+
+def _bases(manifest: Manifest) -> dict[str, bytes]:
+    """The bases of teachers whose labels have a transform, by path; not of those that were lost."""
+    codecs = enumerate(info.codec for info in manifest.teachers)
+    return {
+        layout.basis_file(number): encode_chunk(codec.basis.to_numpy())
+        for number, codec in codecs
+        if isinstance(codec, TransformCodec) and codec.basis is not None
+    }
 
 
 def empty_labels(codec: TopKCodec, shape: tuple[int, int]) -> Labels:
@@ -375,5 +393,8 @@ def empty_labels(codec: TopKCodec, shape: tuple[int, int]) -> Labels:
 
 def compressed_bytes(labels: TopKLabels) -> int:
     """How many bytes these labels take as one chunk of each array."""
-    arrays: tuple[NDArray[Any], ...] = (labels.classes.numpy(), labels.codes.numpy(), labels.tail.numpy())
-    return sum(map(len, map(encode_chunk, arrays)))
+    arrays: list[NDArray[Any]] = [labels.classes.numpy(), labels.codes.numpy(), labels.tail.numpy()]
+    total = sum(map(len, map(encode_chunk, arrays)))
+    if isinstance(labels, TransformLabels):
+        total += len(encode_chunk(labels.coefficients.numpy().T, blosc.NOSHUFFLE))
+    return total

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastlabel.errors import StoreError
 from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.transform_codec import codec_from_dict
 
 EAGER = "eager"
 RESIZE = "bilinear-antialias"  # from the views' size to a teacher's own
@@ -79,7 +80,7 @@ class TeacherInfo:
     def from_dict(cls, data: Mapping[str, Any]) -> TeacherInfo:
         data = {"forward": EAGER} | dict(data)
         values = {field.name: _frozen(data[field.name]) for field in fields(cls)}
-        whole = cls(**values | {"codec": TopKCodec.from_dict(values["codec"]), "members": ()})
+        whole = cls(**values | {"codec": codec_from_dict(values["codec"]), "members": ()})
         for member in values["members"]:
             if set(member) != set(_OF_A_MEMBER):
                 raise ValueError(f"a member of an ensemble has the keys {', '.join(member)}")

@@ -13,11 +13,13 @@ from fastlabel.errors import ManifestMismatchError
 from fastlabel.store.finding import without_path
 from fastlabel.store.layout import columns
 from fastlabel.store.metadata import Metadata
-from fastlabel.store.shard import DamagedFileError, Shard
-from fastlabel.store.units import ARRAYS, Record, UnitAddress, boxes_digest, labels_digest, read_record, shard_file
+from fastlabel.store.shard import BY_COLUMN, DamagedFileError, Shard
+from fastlabel.store.units import Record, UnitAddress, boxes_digest, labels_digest, read_record, shard_file
 from fastlabel.views import ViewPolicy
 
-Labels = dict[str, NDArray[Any]]  # "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2]
+Labels = dict[
+    str, NDArray[Any]
+]  # "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2], and "coefficients" int8 [n, R] where there are
 Report = Callable[[str, str, int | None], None]  # takes a file of the store, what is wrong with it, and the view
 
 
@@ -28,7 +30,7 @@ class UnitReader:
         index: of the teacher among those of ``metadata.manifest``.
 
     Attributes:
-        teacher: its number in the store. num_classes: C of its labels.
+        teacher: its number in the store. num_classes: C of its labels. arrays: the names of its arrays.
     """
 
     def __init__(self, metadata: Metadata, index: int) -> None:
@@ -37,6 +39,7 @@ class UnitReader:
         codec = metadata.manifest.teachers[index].codec
         self.num_classes = codec.num_classes
         self._unit, self._columns = metadata.manifest.unit, columns(codec)
+        self.arrays = tuple(self._columns)
         self.manifest_digest = metadata.manifest.digest(index)
         self._ids_digests: dict[int, str | None] = {}
 
@@ -76,7 +79,7 @@ class UnitReader:
             record: None where there is none to compare with.
             report: is told of everything else; may raise.
         """
-        files = {name: shard_file(self.teacher, name, unit) for name in ARRAYS}
+        files = {name: shard_file(self.teacher, name, unit) for name in self.arrays}
         with ExitStack() as held:
             shards: dict[str, Shard] = {}
             for name, file in files.items():
@@ -92,14 +95,14 @@ class UnitReader:
                         labels[name] = shard.view(view - unit.view_start)[: unit.shape[1]]
                     except (OSError, DamagedFileError) as error:
                         report(files[name], without_path(error, self._metadata.path / files[name]), view)
-                if len(labels) < len(ARRAYS):
+                if len(labels) < len(self.arrays):
                     continue
                 # Whatever its digest says: readers write to the place of a class.
                 if int(labels["classes"].max()) >= self.num_classes:
                     report(files["classes"], f"holds a class that is none of the {self.num_classes}", view)
                     continue
                 wanted = None if record is None else record.labels[view - unit.view_start]
-                found = labels_digest(*(labels[name] for name in ARRAYS))
+                found = labels_digest(labels)
                 if wanted in (None, found):
                     yield view, labels
                     continue
@@ -113,7 +116,7 @@ class UnitReader:
         width, dtype = self._columns[name]
         path = self._metadata.path / shard_file(self.teacher, name, unit)
         views, places = unit.shape[0] if record is None else len(record.labels), self._unit.views
-        return Shard(path, views, places, (self._unit.samples, width), dtype, spare=record is not None)
+        return Shard(path, views, places, (self._unit.samples, width), dtype, record is not None, name in BY_COLUMN)
 
 
 def other_boxes(

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +25,11 @@ from fastlabel.digests import canonical_json
 from fastlabel.errors import StoreError
 from fastlabel.store.layout import ATTRIBUTE, NODE, UNITS, Node, node_text, read_node, sealed_node
 from fastlabel.store.manifest import Manifest, Unit
-from fastlabel.store.shard import encode_shard
+from fastlabel.store.shard import BY_COLUMN, encode_shard
 from fastlabel.system.atomic_files import PARTIAL, fsync, write_file
 
-ARRAYS = ("classes", "codes", "tail")
+ARRAYS = ("classes", "codes", "tail")  # of every teacher
+ALL_ARRAYS = (*ARRAYS, "coefficients")  # of one whose labels have a transform
 _KEY = re.compile(r"(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})")  # of a unit: its row and column
 
 
@@ -63,7 +64,7 @@ class Record:
     Attributes:
         manifest: digest of the manifest that the unit was made under.
         samples: digest of the ids of its samples.
-        labels: SHA-256 for each view: the bytes of classes, codes and tail, one after the other.
+        labels: SHA-256 for each view: the bytes of classes, codes, tail (and coefficients), one after the other.
         boxes: SHA-256 for each view: the crop boxes, little-endian int32 [samples, 5].
     """
 
@@ -113,10 +114,16 @@ def count_units(manifest: Manifest) -> int:
     return -(-manifest.num_views // manifest.unit.views) * columns
 
 
-def labels_digest(classes: NDArray[Any], codes: NDArray[Any], tail: NDArray[Any]) -> str:
-    """SHA-256 (hex) of one view's labels: little-endian C-order bytes of the three arrays."""
+def array_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a teacher's arrays, in the order of the format."""
+    there = set(names)
+    return tuple(name for name in ALL_ARRAYS if name in there)
+
+
+def labels_digest(labels: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) of one view's labels: little-endian C-order bytes of the arrays in the order of the format."""
     digest = hashlib.sha256()
-    for array in (classes, codes, tail):
+    for array in (labels[name] for name in array_names(labels)):
         digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
@@ -129,15 +136,16 @@ def boxes_digest(boxes: NDArray[np.int32]) -> str:
 def write_unit(
     root: Path, teacher: int, at: UnitAddress, labels: Mapping[str, NDArray[Any]], record: Record, unit: Unit
 ) -> None:
-    """Replace a unit's three shards, each at once and durably, then its record.
+    """Replace a unit's shards, each at once and durably, then its record.
 
     Where it only gains views, its old record is true of the new shards as well: whatever stops this, nothing is lost.
     """
-    shards = [shard_path(root, teacher, name, at) for name in ARRAYS]
-    for name, shard in zip(ARRAYS, shards, strict=True):
+    names = array_names(labels)
+    shards = [shard_path(root, teacher, name, at) for name in names]
+    for name, shard in zip(names, shards, strict=True):
         make_way(shard)
         _make_folders(root / str(teacher) / name, shard.parent)
-        write_file(shard, encode_shard(labels[name], unit.views, unit.samples))
+        write_file(shard, encode_shard(labels[name], unit.views, unit.samples, by_column=name in BY_COLUMN))
     for folder in dict.fromkeys(folder for shard in shards for folder in shard.parents if folder.is_relative_to(root)):
         fsync(folder)
     _write_record(root, teacher, at, record)
@@ -239,7 +247,7 @@ def touched_units(root: Path, teacher: int, manifest: Manifest) -> list[UnitAddr
     """
     folder = root / str(teacher)
     keys = set(_names(folder / UNITS))
-    for array in ARRAYS:
+    for array in ALL_ARRAYS:
         chunks = folder / array / "c"
         keys |= {f"{row}.{column}" for row in _names(chunks) for column in _names(chunks / row)}
     places = sorted(tuple(map(int, key.split("."))) for key in keys if _KEY.fullmatch(key))

@@ -18,8 +18,10 @@ from fastlabel.teachers.spec import AnyTeacher, PathLike, TeacherSpec, as_spec, 
 from fastlabel.teachers.teacher import Teacher
 
 
-def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int) -> TeacherInfo:
-    """What the manifest keeps of a teacher that labels a dataset. TeacherError unless it fits."""
+def describe(
+    teacher: Teacher, beton: Beton, k: int, device: torch.device, forward_batch: int, codec: TopKCodec | None = None
+) -> TeacherInfo:
+    """What the manifest keeps of a teacher of a dataset: by `codec`, else the top k. TeacherError if it is none."""
     spec = teacher.model.spec
     if teacher.num_classes != beton.num_classes and not teacher.keeps_classes:
         raise TeacherError(
@@ -46,7 +48,7 @@ def describe(teacher: Teacher, beton: Beton, k: int, device: torch.device, forwa
         forward=teacher.forward,
         device=device.type,
         forward_batch=forward_batch,
-        codec=TopKCodec(k, teacher.num_classes),
+        codec=codec or TopKCodec(k, teacher.num_classes),
         class_map=teacher.class_map,
         keeps_classes=teacher.keeps_classes,
         ensemble=teacher.ensemble,

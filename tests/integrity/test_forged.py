@@ -48,7 +48,7 @@ def rewrite(path: Path, teacher: int, change: Callable[[dict[str, np.ndarray]], 
     labels, record = opened.read_unit(unit, teacher), opened.record(unit, teacher)
     assert record is not None
     change(labels)
-    digests = tuple(labels_digest(*(labels[name][view] for name in ARRAYS)) for view in range(unit.shape[0]))
+    digests = tuple(labels_digest({name: labels[name][view] for name in ARRAYS}) for view in range(unit.shape[0]))
     write_unit(path, teacher, unit, labels, replace(record, labels=digests), opened.manifest.unit)
 
 

@@ -131,7 +131,7 @@ def forge_labels(store: Path, rng: random.Random) -> str:
     name = rng.choice(ARRAYS)
     values = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, labels[name].shape)
     labels[name] = np.where(rng.random() < 0.5, values, labels[name][:, ::-1]).astype(labels[name].dtype)
-    digests = tuple(labels_digest(*(labels[name][v] for name in ARRAYS)) for v in range(unit.shape[0]))
+    digests = tuple(labels_digest({name: labels[name][v] for name in ARRAYS}) for v in range(unit.shape[0]))
     write_unit(store, teacher, unit, labels, replace(record, labels=digests), opened.manifest.unit)
     assert (store / record_file(teacher, unit)).read_text() == node_text(record_node(replace(record, labels=digests)))
     return "labels"

@@ -1,0 +1,149 @@
+"""The basis of a teacher's labels, from its logits of some crops of the run: the same whenever it is made again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastlabel.errors import InputError
+from fastlabel.images.loader import ImageLoader
+from fastlabel.kernels.transform import LARGEST_CODE, largest_coefficients
+from fastlabel.labelling.forward import CanonicalBatches, TeacherForward
+from fastlabel.labelling.options import Labelling
+from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.codec import TopKCodec
+from fastlabel.labels.information import true_information_kept
+from fastlabel.labels.transform_codec import TEMPERATURES, TransformCodec
+from fastlabel.sampling import random_order
+from fastlabel.store.manifest import DECODE_VIEWS, TeacherInfo
+from fastlabel.store.store import LabelStore
+from fastlabel.system.arguments import at_least
+from fastlabel.system.progress import Progress
+from fastlabel.teachers.recorded import describe
+from fastlabel.teachers.teacher import Teacher
+
+CROPS_PER_CLASS, LEAST_CROPS, MOST_CROPS = 4, 1024, 4096
+DEFAULT_STEP = 4.0  # nats
+TESTED = 5  # one sample of so many is kept for the test
+SATURATED_ROWS = 0.01  # of the calibration crops: so many may have a code that leaves its byte
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What is asked for: R components, and the step of their codes in nats."""
+
+    components: int
+    step: float
+
+    @classmethod
+    def of(cls, components: int, step: float) -> Transform:
+        """InputError for numbers that no codec takes."""
+        at_least("transform", components, 1)
+        if not isinstance(step, (int, float)) or not 0 < step < math.inf:
+            raise InputError(f"step is {step!r}, expected a positive finite number of nats")
+        return cls(components, float(step))
+
+
+def calibrated_codecs(
+    path: Path,
+    labelling: Labelling,
+    teachers: Sequence[Teacher],
+    images: ImageLoader,
+    wanted: Transform,
+    progress: bool = False,
+) -> list[TopKCodec]:
+    """The codec of each teacher: as the store at `path` has it, or made from calibration crops.
+
+    Raises:
+        InputError: a teacher's logits have fewer dimensions than components were asked for.
+        TeacherError, ImageDecodeError: as labelling does.
+    """
+    known = LabelStore.open(path).manifest.teachers if path.exists() else ()
+    found: list[TopKCodec] = []
+    for teacher in teachers:
+        info = describe(teacher, labelling.beton, labelling.k, labelling.device, labelling.forward_batch)
+        stored = next((one.codec for one in known if one.sha256 == info.sha256), None)
+        if stored is None:
+            forward = TeacherForward(teacher, info, labelling.device)
+            found.append(_calibrate(labelling, images, forward, wanted, progress))
+        else:
+            found.append(_as_stored(stored, info, wanted))
+    return found
+
+
+def _as_stored(stored: TopKCodec, info: TeacherInfo, wanted: Transform) -> TransformCodec:
+    """What is asked for with the store's basis; where it is something else, comparing the manifests says so."""
+    digest, kept, basis = "", (), None
+    if isinstance(stored, TransformCodec):
+        digest, kept, basis = stored.basis_digest, stored.information_kept, stored.basis
+    codec = info.codec
+    return TransformCodec(codec.k, codec.num_classes, wanted.components, wanted.step, digest, kept, basis)
+
+
+def calibration_samples(ids: NDArray[np.int64], num_views: int, num_classes: int, seed: int) -> NDArray[np.int64]:
+    """Samples whose first views are calibrated on, in random order: crops enough for the classes, or all there are."""
+    crops = min(max(LEAST_CROPS, CROPS_PER_CLASS * num_classes), MOST_CROPS)
+    order = random_order(ids, seed, 0)
+    return order[: -(-crops // min(num_views, DECODE_VIEWS))]
+
+
+def _calibrate(
+    labelling: Labelling, images: ImageLoader, forward: TeacherForward, wanted: Transform, progress: bool
+) -> TransformCodec:
+    views = range(min(labelling.num_views, DECODE_VIEWS))
+    num_classes = forward.info.codec.num_classes
+    ids = calibration_samples(labelling.ids, labelling.num_views, num_classes, labelling.policy.seed)
+    logits_VNC = calibration_logits(images, forward, ids, views, progress)
+    basis = TransformBasis.from_logits(logits_VNC.flatten(0, 1), wanted.components)
+    codec = TransformCodec.of(basis, labelling.k, wanted.step, _information_kept(logits_VNC, labelling.k, wanted))
+    _check_step(codec, logits_VNC.flatten(0, 1))
+    return codec
+
+
+def _check_step(codec: TransformCodec, logits_MC: Tensor) -> None:
+    """InputError where a byte is too small for so fine a step."""
+    largest = largest_coefficients(logits_MC, codec.own_basis.mean, codec.own_basis.components).quantile(
+        1 - SATURATED_ROWS
+    )
+    least = float(largest) / LARGEST_CODE
+    if codec.step < least:
+        raise InputError(
+            f"step {codec.step} is too fine: codes of more than {SATURATED_ROWS:.0%} of the calibration crops leave "
+            f"a byte; give {least:.3g} or more"
+        )
+
+
+def calibration_logits(
+    images: ImageLoader, forward: TeacherForward, ids: NDArray[np.int64], views: range, progress: bool = False
+) -> Tensor:
+    """A teacher's logits of some samples under some views, float32 [V, N, C] on the CPU."""
+    batches = CanonicalBatches(len(views), forward.batch, images.policy.size, images.device)
+    found = torch.empty((len(views), len(ids), forward.info.codec.num_classes))
+    with (
+        images.epoch(ids, views) as epoch,
+        Progress(f"calibrate {forward.info.name}", len(ids) * len(views), "crops", shown=progress) as bar,
+    ):
+        for stage_VBHWC, batch_ids, start in batches.regroup(epoch):
+            for at, stage_BHWC in enumerate(stage_VBHWC):
+                found[at, start : start + len(batch_ids)] = forward.checked_logits(stage_BHWC, batch_ids, views[at])
+                bar.update(len(batch_ids))
+    return found
+
+
+def _information_kept(logits_VNC: Tensor, k: int, wanted: Transform) -> tuple[float, ...]:
+    """What labels keep at each of TEMPERATURES, on a fifth of the samples by a basis of the others; () for too few."""
+    tested = logits_VNC.shape[1] // TESTED
+    fitted_MC = logits_VNC[:, tested:].flatten(0, 1)
+    if not tested or len(fitted_MC) <= wanted.components:
+        return ()
+    codec = TransformCodec.of(TransformBasis.from_logits(fitted_MC, wanted.components), k, wanted.step)
+    tested_MC = logits_VNC[:, :tested].flatten(0, 1)
+    labels = codec.encode(tested_MC)
+    return tuple(round(true_information_kept(tested_MC, labels, float(T)), 4) for T in TEMPERATURES)

@@ -1,0 +1,150 @@
+"""TransformLabels: labels whose tail is a transform of all logits, so that one label serves every temperature."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastlabel.errors import InputError
+from fastlabel.kernels.label_format import widen
+from fastlabel.kernels.transform import decoded_logits_reference
+from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.sparse import SparseLabels
+from fastlabel.labels.topk import LabelTensors, TopKLabels, check_temperature
+from fastlabel.system.arguments import one_of
+from fastlabel.system.devices import as_device
+
+
+class TransformTensors(NamedTuple):
+    """The four tensors of P labels, as `TransformLabels` describes them."""
+
+    classes: Tensor
+    codes: Tensor
+    tail: Tensor
+    coefficients: Tensor
+
+
+class TransformLabels(TopKLabels):
+    """B soft labels: the top K classes of each, exact as in `TopKLabels`, and R coefficients of all logits.
+
+    At every temperature T the label is softmax(logits() / T).
+
+    Args:
+        classes, codes, tail, rows: as of `TopKLabels`.
+        coefficients: int8 [P, R], in steps of `step` nats, on `basis`.
+
+    Raises:
+        InputError: dtypes, shapes or devices do not fit together; values are not read.
+    """
+
+    plane: Any
+
+    def __init__(
+        self,
+        classes: Tensor,
+        codes: Tensor,
+        tail: Tensor,
+        coefficients: Tensor,
+        basis: TransformBasis,
+        step: float,
+        rows: Tensor | None = None,
+    ) -> None:
+        one_of("basis", basis, TransformBasis, "a TransformBasis")
+        one_of("coefficients", coefficients, Tensor, "a tensor int8 [P, R]")
+        super().__init__(classes, codes, tail, basis.num_classes, rows)
+        shape = (len(codes), basis.num_components)
+        if coefficients.dtype != torch.int8 or coefficients.shape != shape:
+            raise InputError(
+                f"not labels: coefficients are {coefficients.dtype} {tuple(coefficients.shape)}, expected int8 {shape}"
+            )
+        if {coefficients.device, basis.rows.device} != {codes.device}:
+            raise InputError(
+                f"not labels: coefficients are on {coefficients.device}, the basis on {basis.rows.device} and codes on "
+                f"{codes.device}, expected one device"
+            )
+        self.plane = TransformTensors(classes, codes, tail, coefficients)
+        self.basis, self.step = basis, step
+
+    def __repr__(self) -> str:
+        share = "" if self.rows is None else f" of {len(self.plane.codes)}"
+        return (
+            f"TransformLabels({len(self)}{share} labels, k={self.k}, components={self.basis.num_components}, "
+            f"step={self.step}, num_classes={self.num_classes})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_parts, (self.head, self.coefficients, self.basis, self.step)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Codes of the coefficients [B, R], int8."""
+        tensors: Any = self._gathered
+        found: Tensor = tensors.coefficients
+        return found
+
+    @property
+    def head(self) -> TopKLabels:
+        """The same labels without the transform: the top K and a flat tail."""
+        return TopKLabels(self.classes, self.codes, self.tail, self.num_classes)
+
+    def _with(self, tensors: Any, rows: Tensor | None = None) -> TransformLabels:
+        return TransformLabels(*tensors, self.basis.to(tensors[0].device), self.step, rows)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TransformLabels:
+        device = as_device(device)
+        if device == self.device:
+            return self
+        moved = (tensor.to(device, non_blocking=non_blocking) for tensor in self._gathered)
+        return TransformLabels(*moved, self.basis.to(device), self.step)
+
+    def logits(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Logits of all classes [B, C] in nats below the top one's, which is 0; -inf is a probability of zero.
+
+        Raises InputError where a label names a class that there is not.
+        """
+        label: Any = self._gathered
+        if self.device.type == "cpu" and len(label.classes) and int(widen(label.classes).max()) >= self.num_classes:
+            raise InputError(f"a label has a class that is none of the {self.num_classes}")
+        return decoded_logits_reference(
+            label.classes,
+            label.codes,
+            label.tail,
+            label.coefficients,
+            self.basis.mean,
+            self.basis.components,
+            self.step,
+            dtype,
+        )
+
+    def dense(self, temperature: float = 1.0, tail: str = "uniform") -> Tensor:
+        """Probabilities of all classes, float32 [B, C]: softmax(logits() / temperature).
+
+        `tail` is "uniform", which here leaves the tail as the transform says it is. InputError for another one: the
+        tail models are of labels that keep the top K alone (`head`).
+        """
+        check_temperature("temperature", temperature)
+        if tail != "uniform":
+            raise InputError(
+                f"tail is {tail!r}: labels with a transform know their tail; take labels.head.dense(tail={tail!r}) of "
+                "the top K alone"
+            )
+        # The top one is 0, so that no temperature overflows.
+        return torch.softmax((self.logits(torch.float64) / temperature), dim=1).to(torch.float32)
+
+    def probabilities(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Probabilities of the kept classes [B, K], and the mean one of a class of the tail [B]; float32."""
+        dense_BC = self.dense(temperature)
+        kept_BK = dense_BC.gather(1, widen(self.classes).to(torch.int64))
+        rest = max(1, self.num_classes - self.k)
+        return kept_BK, (1 - kept_BK.sum(1)).clamp(min=0) / rest
+
+    def sparse(self, temperature: float = 1.0) -> SparseLabels:
+        """The same distributions with every class listed, to edit and mix (fastlabel.label_ops)."""
+        return SparseLabels.from_dense(self.dense(temperature))
+
+
+def _from_parts(head: TopKLabels, coefficients: Tensor, basis: TransformBasis, step: float) -> TransformLabels:
+    tensors: LabelTensors = head.plane
+    return TransformLabels(*tensors, coefficients, basis, step)

@@ -1,0 +1,110 @@
+"""TransformCodec: the top K classes of each label, and the transform of all its logits. docs/format.md specifies it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from fastlabel.errors import InputError
+from fastlabel.kernels.transform import encode_transform_reference
+from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.codec import TOPK_FORMAT, TopKCodec
+from fastlabel.labels.topk import TopKLabels
+from fastlabel.labels.transform import TransformLabels
+from fastlabel.system.arguments import one_of
+
+NAME = "topk-log8-transform"
+_OWN = ("components", "step", "basis", "information_kept")
+TEMPERATURES = (1, 4, 20)  # at which a calibration says what its labels keep
+
+
+@dataclass(frozen=True)
+class TransformCodec(TopKCodec):
+    """Keeps the top `k` classes as `TopKCodec` does, and `components` bytes for the transform of all logits.
+
+    Make one with `of`. What is read from a manifest has no basis until `with_basis` gives it.
+
+    Attributes:
+        components: R. step: nats, of a coefficient's code.
+        basis_digest: SHA-256 of the basis, which says what the coefficients are of.
+        information_kept: share of KL(teacher || uniform) that labels of the calibration kept at T = 1, 4 and 20, on
+            samples that the basis had not seen; empty where it was not measured.
+
+    Raises InputError unless 1 <= components <= num_classes and the step is positive and finite.
+    """
+
+    components: int = 0
+    step: float = 0.0
+    basis_digest: str = ""
+    information_kept: tuple[float, ...] = ()
+    basis: TransformBasis | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("components", self.components, int, "an integer")
+        if not 1 <= self.components <= self.num_classes:
+            raise InputError(f"components is {self.components}, expected 1 to the {self.num_classes} classes")
+        if not isinstance(self.step, float) or not 0 < self.step < math.inf:
+            raise InputError(f"step is {self.step!r}, expected a positive finite number of nats")
+        one_of("basis", self.basis_digest, str, "a digest")
+        kept = self.information_kept
+        if len(kept) not in (0, len(TEMPERATURES)) or not all(isinstance(share, float) for share in kept):
+            raise InputError(f"information_kept is {kept!r}, expected one number for each of T = {TEMPERATURES}")
+
+    @classmethod
+    def of(cls, basis: TransformBasis, k: int, step: float, information_kept: tuple[float, ...] = ()) -> TransformCodec:
+        """The codec of a basis."""
+        return cls(k, basis.num_classes, basis.num_components, float(step), basis.digest, information_kept, basis)
+
+    def with_basis(self, basis: TransformBasis) -> TransformCodec:
+        """The codec with its basis. InputError where that is another one."""
+        if (basis.num_components, basis.num_classes) != (self.components, self.num_classes):
+            raise InputError(f"{basis} is not of {self.components} components of {self.num_classes} classes")
+        if basis.digest != self.basis_digest:
+            raise InputError(f"a basis of the digest {basis.digest[:12]} is not that of {self.basis_digest[:12]}")
+        return replace(self, basis=basis)
+
+    @property
+    def own_basis(self) -> TransformBasis:
+        if self.basis is None:
+            raise InputError("the codec has no basis: open it with its store, or give it one with `with_basis`")
+        return self.basis
+
+    @property
+    def nbytes_per_label(self) -> int:
+        return super().nbytes_per_label + self.components
+
+    def encode_unchecked(self, logits_BC: Tensor) -> TransformLabels:
+        basis = self.own_basis.to(logits_BC.device)
+        head = super().encode_unchecked(logits_BC)
+        coefficients = encode_transform_reference(logits_BC, basis.mean, basis.components, self.step)
+        return TransformLabels(*head.plane, coefficients, basis, self.step)
+
+    def labels(self, arrays: Mapping[str, Tensor]) -> TopKLabels:
+        head = super().labels(arrays)
+        return TransformLabels(*head.plane, arrays["coefficients"], self.own_basis, self.step)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {"components": self.components, "step": self.step, "basis": self.basis_digest}
+        return {**super().to_dict(), "name": NAME, **own, "information_kept": list(self.information_kept)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TransformCodec:
+        one_of("codec", values, Mapping, "its values by name")
+        missing = [key for key in _OWN if key not in values]
+        if missing:
+            raise InputError(f"codec is {dict(values)}, expected {missing[0]}")
+        head = {key: value for key, value in values.items() if key not in _OWN}
+        plain = TopKCodec.from_dict(head | {"name": TOPK_FORMAT["name"]})
+        own = values["components"], values["step"], values["basis"], tuple(values["information_kept"])
+        return cls(plain.k, plain.num_classes, *own)
+
+
+def codec_from_dict(values: Mapping[str, Any]) -> TopKCodec:
+    """The codec that `to_dict` described, of whichever name; InputError when this version reads no such one."""
+    one_of("codec", values, Mapping, "its values by name")
+    return TransformCodec.from_dict(values) if values.get("name") == NAME else TopKCodec.from_dict(values)

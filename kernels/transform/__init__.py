@@ -1,0 +1,17 @@
+"""transform: logits as integer coefficients on an orthonormal basis, and back."""
+
+from fastlabel.kernels.transform.reference import (
+    LARGEST_CODE,
+    decoded_logits_reference,
+    encode_transform_reference,
+    finite_centred,
+    largest_coefficients,
+)
+
+__all__ = [
+    "LARGEST_CODE",
+    "decoded_logits_reference",
+    "encode_transform_reference",
+    "finite_centred",
+    "largest_coefficients",
+]

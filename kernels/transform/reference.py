@@ -1,0 +1,71 @@
+"""The transform of a label in float64 torch operations, on any device: the definition.
+
+Encoding: the logits of a row without their mean, z, less the basis's mean mu, are projected on R orthonormal components
+W, and the coefficients are rounded to integers q with one step for all: small components become zeros (reverse
+water-filling), which cost an entropy coder almost nothing. Decoding: mu + step q W stands for all classes; the head's
+are replaced by their own codes, and the rest is moved as a whole so that its mass at T = 1 is the stored one.
+
+float64, so that a row's codes depend on nothing else in its batch: its sums differ by 1e-13 where the order of adding
+does, and a code moves only if the exact value is as near to a boundary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlabel.kernels.label_format import (
+    CODES_PER_NAT,
+    LOG_ODDS_OFFSET,
+    LOG_ODDS_PER_NAT,
+    ZERO_CODE,
+    ZERO_MASS,
+    widen,
+)
+
+LARGEST_CODE = 127
+
+
+def finite_centred(logits_BC: Tensor) -> Tensor:
+    """Logits as float64 [B, C] without their mean; one of -inf counts as the least finite one of its row."""
+    z_BC = logits_BC.detach().to(torch.float64)
+    hole_BC = z_BC == -torch.inf
+    least_B1 = z_BC.masked_fill(hole_BC, torch.inf).amin(1, keepdim=True)
+    z_BC = torch.where(hole_BC, least_B1, z_BC)
+    return z_BC - z_BC.mean(1, keepdim=True)
+
+
+def encode_transform_reference(logits_BC: Tensor, mean_C: Tensor, components_RC: Tensor, step: float) -> Tensor:
+    """Codes int8 [B, R] of the coefficients of logits (nats): steps of `step` nats, ties to even, -127 to 127."""
+    coefficients_BR = (finite_centred(logits_BC) - mean_C.double()) @ components_RC.double().T
+    return (coefficients_BR / step).round().clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
+
+
+def largest_coefficients(logits_BC: Tensor, mean_C: Tensor, components_RC: Tensor) -> Tensor:
+    """The largest absolute coefficient of each row, nats, float64 [B]."""
+    return ((finite_centred(logits_BC) - mean_C.double()) @ components_RC.double().T).abs().amax(1)
+
+
+def decoded_logits_reference(
+    classes_BK: Tensor,
+    codes_BK: Tensor,
+    tail_B2: Tensor,
+    coefficients_BR: Tensor,
+    mean_C: Tensor,
+    components_RC: Tensor,
+    step: float,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Logits [B, C] below the top one's, which is 0; -inf is a probability of zero.
+
+    `dtype` is that of the arithmetic and of the result. Class ids must be below C.
+    """
+    ids_BK = widen(classes_BK).to(torch.int64)
+    gaps_BK = (codes_BK.to(dtype) / CODES_PER_NAT).masked_fill(codes_BK == ZERO_CODE, torch.inf)
+    z_BC = torch.addmm(mean_C.to(dtype), coefficients_BR.to(dtype), components_RC.to(dtype), alpha=step)
+    mass_B = widen(tail_B2)[:, 0]
+    log_odds_B = (mass_B - 1).to(dtype) / LOG_ODDS_PER_NAT - LOG_ODDS_OFFSET
+    z_BC = z_BC.scatter(1, ids_BK, -torch.inf)
+    shift_B = log_odds_B + torch.logsumexp(-gaps_BK, 1) - torch.logsumexp(z_BC, 1)
+    shift_B = torch.where(mass_B == ZERO_MASS, -torch.inf, shift_B)
+    return (z_BC + shift_B[:, None]).scatter(1, ids_BK, -gaps_BK)

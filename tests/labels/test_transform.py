@@ -1,0 +1,188 @@
+"""TransformCodec: one label for every temperature, by the definition of docs/format.md, here once more in numpy."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastlabel import SparseLabels, TopKCodec, TransformCodec, TransformLabels, label_ops, soft_cross_entropy
+from fastlabel.errors import InputError
+from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.information import true_information_kept
+from fastlabel.labels.topk import concatenate
+from fastlabel.labels.transform_codec import codec_from_dict
+
+C, R, K = 41, 12, 3
+
+
+def some_logits(rows: int, seed: int = 0) -> Tensor:
+    """Logits of C classes with R strong dimensions and some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(R, C, generator=torch.Generator().manual_seed(99))
+    noise = 0.05 * torch.randn(rows, C, generator=generator)
+    return torch.randn(rows, R, generator=generator) @ mixing + noise
+
+
+BASIS = TransformBasis.from_logits(some_logits(400), R)
+CODEC = TransformCodec.of(BASIS, K, 0.25)
+
+
+def plainly_decoded(labels: TransformLabels, row: int) -> NDArray[Any]:
+    """The logits of one label as docs/format.md says, in numpy."""
+    classes, codes, tail, q = (
+        tensor[row].numpy() for tensor in (labels.classes, labels.codes, labels.tail, labels.coefficients)
+    )
+    basis = labels.basis.to_numpy().astype(np.float64)
+    z = basis[0] + labels.step * q.astype(np.float64) @ basis[1:]
+    gaps = np.where(codes == 255, np.inf, codes / 8)
+    rest = np.setdiff1d(np.arange(len(z)), classes)
+    found = np.empty(len(z))
+    found[classes] = -gaps
+    odds = (int(tail[0]) - 1) / 256 - 240
+    shift = odds + math.log(np.exp(-gaps).sum()) - math.log(np.exp(z[rest]).sum()) if tail[0] else -np.inf
+    found[rest] = z[rest] + shift
+    return found
+
+
+def test_a_label_is_decoded_as_the_document_says() -> None:
+    labels = CODEC.encode(some_logits(9, seed=1))
+    for row in range(9):
+        wanted = plainly_decoded(labels, row)
+        np.testing.assert_allclose(labels.logits(torch.float64)[row].numpy(), wanted, atol=1e-9)
+        for temperature in (0.25, 1.0, 4.0, 20.0):
+            weights = np.exp(wanted / temperature)
+            found = labels.dense(temperature)[row].numpy()
+            np.testing.assert_allclose(found, weights / weights.sum(), atol=1e-6)
+
+
+def test_the_head_and_the_mass_of_the_tail_are_those_of_top_k() -> None:
+    logits = some_logits(50, seed=2)
+    labels, plain = CODEC.encode(logits), TopKCodec(K, C).encode(logits)
+    assert torch.equal(labels.head.classes.int(), plain.classes.int()) and torch.equal(labels.codes, plain.codes)
+    torch.testing.assert_close(labels.probabilities(1.0), plain.probabilities(1.0), atol=1e-6, rtol=1e-5)
+
+
+def test_codes_do_not_depend_on_the_batch() -> None:
+    logits = some_logits(70, seed=3)
+    whole = CODEC.encode(logits).coefficients
+    parts = torch.cat([CODEC.encode(logits[start : start + 7]).coefficients for start in range(0, 70, 7)])
+    assert torch.equal(whole, parts)
+
+
+def test_all_dimensions_and_a_fine_step_keep_everything() -> None:
+    logits = some_logits(64, seed=4)
+    fine = TransformCodec.of(TransformBasis.from_logits(some_logits(400), C - 1), K, 0.5)
+    labels = fine.encode(logits)
+    for temperature in (1.0, 4.0, 20.0):
+        # The head's codes are steps of 1/8 nat; a coefficient's error is at most half a step.
+        assert true_information_kept(logits, labels, temperature) > 0.999
+        assert true_information_kept(logits, CODEC.encode(logits), temperature) > true_information_kept(
+            logits, TopKCodec(K, C).encode(logits), temperature
+        )
+
+
+def test_more_components_and_finer_steps_keep_more() -> None:
+    logits, kept = some_logits(64, seed=5), []
+    for components, step in ((2, 2.0), (6, 2.0), (R, 2.0), (R, 0.5)):
+        codec = TransformCodec.of(TransformBasis.from_logits(some_logits(400), components), K, step)
+        kept.append(true_information_kept(logits, codec.encode(logits), 20.0))
+    assert kept == sorted(kept)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_the_loss_is_that_of_the_dense_target(temperature: float) -> None:
+    labels, logits = CODEC.encode(some_logits(8, seed=6)), some_logits(8, seed=7).requires_grad_()
+    other = logits.detach().clone().requires_grad_()
+    loss = soft_cross_entropy(logits, labels, temperature, 2.0)
+    wanted = F.cross_entropy(other / 2.0, labels.dense(temperature))
+    loss.backward()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(logits.grad, other.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_the_loss_mixes_such_labels_and_hard_ones() -> None:
+    first, second = (CODEC.encode(some_logits(5, seed=seed)) for seed in (8, 9))
+    logits = some_logits(5)
+    targets = torch.arange(5)
+    options: dict[str, Any] = {"second": second, "mix": 0.3, "targets": targets, "target_weight": 0.25}
+    target = 0.75 * (0.3 * first.dense(4.0) + 0.7 * second.dense(4.0)) + 0.25 * F.one_hot(targets, C)
+    torch.testing.assert_close(soft_cross_entropy(logits, first, 4.0, **options), F.cross_entropy(logits, target))
+    for one, two in ((first, second.head), (first.head, second)):
+        target = 0.5 * (one.dense(4.0) + two.dense(4.0))
+        found = soft_cross_entropy(logits, one, 4.0, second=two, mix=0.5)
+        torch.testing.assert_close(found, F.cross_entropy(logits, target))
+    with pytest.raises(InputError, match="make both sparse"):
+        soft_cross_entropy(logits, first, 4.0, second=second.sparse(4.0), mix=0.5)
+
+
+def test_label_ops_take_them_as_all_their_classes() -> None:
+    labels = CODEC.encode(some_logits(6, seed=10)).sparse(4.0)
+    assert isinstance(labels, SparseLabels) and labels.width == C
+    mixed = label_ops.mix(labels, SparseLabels.uniform(6, C), 0.5)
+    torch.testing.assert_close(mixed.dense(), 0.5 * labels.dense() + 0.5 / C)
+
+
+def test_rows_pickles_and_joins_are_the_same_labels() -> None:
+    labels = CODEC.encode(some_logits(12, seed=11))
+    rows = torch.tensor([7, 0, 7])
+    wanted = labels.dense(4.0)
+    for some in (labels.take(rows), labels[rows], pickle.loads(pickle.dumps(labels.take(rows)))):
+        assert isinstance(some, TransformLabels)
+        torch.testing.assert_close(some.dense(4.0), wanted[rows], atol=0, rtol=0)
+    torch.testing.assert_close(concatenate([labels, labels.take(rows)]).dense(4.0)[12:], wanted[rows])
+
+
+def test_impossible_classes_and_a_tail_without_mass() -> None:
+    logits = some_logits(4, seed=12)
+    logits[0, 5] = -torch.inf
+    logits[1, :] = -torch.inf
+    logits[1, 7] = 0.0
+    labels = CODEC.encode(logits)
+    dense = labels.dense(20.0)
+    assert bool(dense.isfinite().all()) and float(dense[1, 7]) == 1.0
+    torch.testing.assert_close(dense.sum(1), torch.ones(4))
+
+
+def test_a_codec_goes_through_json_and_needs_its_own_basis() -> None:
+    known = codec_from_dict(CODEC.to_dict())
+    assert known == CODEC and isinstance(known, TransformCodec)
+    with pytest.raises(InputError, match="no basis"):
+        known.encode(some_logits(2))
+    assert torch.equal(
+        known.with_basis(BASIS).encode(some_logits(2)).coefficients, CODEC.encode(some_logits(2)).coefficients
+    )
+    with pytest.raises(InputError, match="digest"):
+        known.with_basis(TransformBasis.from_logits(some_logits(300, seed=5), R))
+    with pytest.raises(InputError, match="expected basis"):
+        codec_from_dict({key: value for key, value in CODEC.to_dict().items() if key != "basis"})
+    with pytest.raises(InputError, match="components"):
+        replace(CODEC, components=C + 1)
+
+
+def test_a_basis_is_orthonormal_the_same_again_and_no_larger_than_the_teacher() -> None:
+    wide = BASIS.components.double()
+    torch.testing.assert_close(wide @ wide.T, torch.eye(R, dtype=torch.float64), atol=2e-3, rtol=0)
+    assert TransformBasis.from_logits(some_logits(400), R).digest == BASIS.digest
+    few = TransformBasis.from_logits(some_logits(20), R)  # fewer rows than classes
+    torch.testing.assert_close(few.components @ few.components.T, torch.eye(R), atol=2e-3, rtol=0)
+    flat = torch.randn(100, 3) @ torch.randn(3, C)
+    with pytest.raises(InputError, match="only 3 dimensions"):
+        TransformBasis.from_logits(flat.double(), 4)
+
+
+@pytest.mark.parametrize("tail", ["renormalise", "zero"])
+def test_tail_models_are_of_the_top_k_alone(tail: str) -> None:
+    labels = CODEC.encode(some_logits(3))
+    with pytest.raises(InputError, match="head"):
+        labels.dense(tail=tail)
+    assert labels.head.dense(tail=tail).shape == (3, C)
