@@ -191,7 +191,7 @@ class _TeacherCheck:
         stage = torch.zeros((self._info.forward_batch, *images.shape[1:]), dtype=torch.uint8)
         stage[: len(ids)] = images
         labels = self._forward.labels(stage, ids, view)
-        return {name: getattr(labels, name).cpu().numpy() for name in self._reader.arrays}
+        return self._info.codec.arrays(labels.to("cpu"))
 
     def _stored(self, state: UnitState, view: int, rows: slice) -> Arrays:
         def report(file: str, problem: str, view: int | None) -> NoReturn:

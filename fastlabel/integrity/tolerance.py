@@ -49,7 +49,7 @@ class Rounding:
         return self._codes_agree(one, other) and self._tails_agree(one["tail"], other["tail"])
 
     def _coefficients_agree(self, one: NDArray[Any], other: NDArray[Any]) -> bool:
-        return int(np.abs(one.astype(np.int16) - other).max()) <= self.codes
+        return int(np.abs(_signed(one) - _signed(other)).max()) <= self.codes
 
     def _codes_agree(self, one: Arrays, other: Arrays) -> bool:
         first, second = _by_class(one), _by_class(other)
@@ -70,6 +70,12 @@ class Rounding:
         if (mass == 0) != (other_mass == 0) or (gap == UNKNOWN) != (other_gap == UNKNOWN):
             return False
         return abs(mass - other_mass) <= self.tail and abs(gap - other_gap) <= self.codes
+
+
+def _signed(coefficients: NDArray[Any]) -> NDArray[np.int16]:
+    """Of 0, 1, 2, 3, 4 as they are stored: 0, -1, 1, -2, 2."""
+    wide = coefficients.astype(np.int16)
+    return (wide >> 1) ^ -(wide & 1)
 
 
 def moved_codes(one: Arrays, other: Arrays) -> int:

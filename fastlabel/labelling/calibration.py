@@ -80,7 +80,7 @@ def calibrated_codecs(
 
 def _as_stored(stored: TopKCodec, info: TeacherInfo, wanted: Transform) -> TransformCodec:
     """What is asked for with the store's basis; where it is something else, comparing the manifests says so."""
-    digest, kept, basis = "", (), None
+    digest, kept, basis = "", tuple[float, ...](), None
     if isinstance(stored, TransformCodec):
         digest, kept, basis = stored.basis_digest, stored.information_kept, stored.basis
     codec = info.codec

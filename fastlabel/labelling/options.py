@@ -53,9 +53,10 @@ class Labelling:
         Args:
             codecs: one for each teacher; default the top k.
         """
+        chosen = [None] * len(teachers) if codecs is None else codecs
         infos = tuple(
             describe(one, self.beton, self.k, self.device, self.forward_batch, codec)
-            for one, codec in zip(teachers, codecs or [None] * len(teachers), strict=True)
+            for one, codec in zip(teachers, chosen, strict=True)
         )
         largest = max(info.codec.nbytes_per_label for info in infos)
         manifest = Manifest(

@@ -59,8 +59,8 @@ def label_unit(
         # Closed even where an error keeps it: its thread decodes until then.
         with closing(_start(images, forwards, ids, views)) as batches:
             for batch in one_behind(batches):
-                for arrays, encoded in zip(labels, batch.finish(forwards), strict=True):
-                    _store_rows(arrays, batch.view - unit.view_start, batch.rows, encoded)
+                for arrays, encoded, forward in zip(labels, batch.finish(forwards), forwards, strict=True):
+                    _store_rows(arrays, batch.view - unit.view_start, batch.rows, forward.info.codec.arrays(encoded))
                 advance(len(batch.ids))
     sizes = images.beton.heights[ids], images.beton.widths[ids]
     boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
@@ -104,9 +104,9 @@ def one_behind(items: Iterable[Item]) -> Iterator[Item]:
     yield from waiting
 
 
-def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, labels: TopKLabels) -> None:
-    for name in arrays:
-        arrays[name][view, rows] = getattr(labels, name).numpy()
+def _store_rows(arrays: dict[str, NDArray[Any]], view: int, rows: slice, encoded: dict[str, NDArray[Any]]) -> None:
+    for name, values in encoded.items():
+        arrays[name][view, rows] = values
 
 
 def try_labelling(
@@ -118,4 +118,5 @@ def try_labelling(
     """
     with closing(_start(images, forwards, ids, views)) as batches:
         for batch in one_behind(batches):
-            yield len(batch.ids), sum(map(compressed_bytes, batch.finish(forwards)))
+            pairs = zip(batch.finish(forwards), forwards, strict=True)
+            yield len(batch.ids), sum(compressed_bytes(labels, forward.info.codec) for labels, forward in pairs)

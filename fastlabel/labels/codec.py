@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError
@@ -97,6 +98,10 @@ class TopKCodec:
     def labels(self, arrays: Mapping[str, Tensor]) -> TopKLabels:
         """Labels of the arrays of a store, by name."""
         return TopKLabels(arrays["classes"], arrays["codes"], arrays["tail"], self.num_classes)
+
+    def arrays(self, labels: TopKLabels) -> dict[str, NDArray[Any]]:
+        """The arrays of a store [B, ...], by name, of labels on the CPU."""
+        return {"classes": labels.classes.numpy(), "codes": labels.codes.numpy(), "tail": labels.tail.numpy()}
 
     def to_dict(self) -> dict[str, Any]:
         """The codec as JSON-ready values, with the constants of its format."""

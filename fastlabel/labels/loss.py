@@ -71,7 +71,8 @@ def soft_cross_entropy(
             "make both sparse: labels.sparse(temperature)"
         )
     if isinstance(labels, TransformLabels) or isinstance(second, TransformLabels):
-        labels, second = (None if one is None else _tempered(one, label_temperature) for one in (labels, second))
+        labels = _tempered(labels, label_temperature)
+        second = None if second is None else _tempered(second, label_temperature)
         label_temperature = 1.0
     try:
         target = _op.Target(
@@ -103,7 +104,8 @@ def _tensors(labels: SoftLabels) -> _op.Labels:
     """As the op takes them; rows of a plane are gathered there."""
     if isinstance(labels, SparseLabels):
         return _op.Labels(labels.classes, labels.probs, labels.rest)
-    return _op.Labels(*labels.plane, labels.rows)
+    classes, codes, tail = labels.plane
+    return _op.Labels(classes, codes, tail, labels.rows)
 
 
 def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor | None:

@@ -90,14 +90,14 @@ class TransformLabels(TopKLabels):
         return TopKLabels(self.classes, self.codes, self.tail, self.num_classes)
 
     def _with(self, tensors: Any, rows: Tensor | None = None) -> TransformLabels:
-        return TransformLabels(*tensors, self.basis.to(tensors[0].device), self.step, rows)
+        classes, codes, tail, coefficients = tensors
+        return TransformLabels(classes, codes, tail, coefficients, self.basis.to(classes.device), self.step, rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TransformLabels:
         device = as_device(device)
         if device == self.device:
             return self
-        moved = (tensor.to(device, non_blocking=non_blocking) for tensor in self._gathered)
-        return TransformLabels(*moved, self.basis.to(device), self.step)
+        return self._with(tuple(tensor.to(device, non_blocking=non_blocking) for tensor in self._gathered))
 
     def logits(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits of all classes [B, C] in nats below the top one's, which is 0; -inf is a probability of zero.

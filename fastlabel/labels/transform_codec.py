@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError
@@ -82,11 +84,22 @@ class TransformCodec(TopKCodec):
         basis = self.own_basis.to(logits_BC.device)
         head = super().encode_unchecked(logits_BC)
         coefficients = encode_transform_reference(logits_BC, basis.mean, basis.components, self.step)
-        return TransformLabels(*head.plane, coefficients, basis, self.step)
+        return self._with(head, coefficients)
 
     def labels(self, arrays: Mapping[str, Tensor]) -> TopKLabels:
-        head = super().labels(arrays)
-        return TransformLabels(*head.plane, arrays["coefficients"], self.own_basis, self.step)
+        head, stored = super().labels(arrays), arrays["coefficients"].view(torch.int8)
+        # 0, 1, 2, 3, 4 are 0, -1, 1, -2, 2: signs of small numbers would fill all bits, which bitshuffle takes apart.
+        coefficients = (stored >> 1 & 0x7F) ^ -(stored & 1)
+        return self._with(head, coefficients)
+
+    def arrays(self, labels: TopKLabels) -> dict[str, NDArray[Any]]:
+        assert isinstance(labels, TransformLabels)
+        signed = labels.coefficients
+        return super().arrays(labels) | {"coefficients": (signed << 1 ^ signed >> 7).view(torch.uint8).numpy()}
+
+    def _with(self, head: TopKLabels, coefficients: Tensor) -> TransformLabels:
+        basis = self.own_basis.to(head.device)
+        return TransformLabels(head.classes, head.codes, head.tail, coefficients, basis, self.step)
 
     def to_dict(self) -> dict[str, Any]:
         own = {"components": self.components, "step": self.step, "basis": self.basis_digest}

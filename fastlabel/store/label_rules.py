@@ -22,13 +22,14 @@ from fastlabel.kernels.label_format import (
 
 # Codes are rounded to 1/8 nat, in the sum over the kept classes too.
 TOLERANCE_NATS = 0.25
+BELOW_ALL = 255  # as a stored coefficient: -128
 
 
 def broken_rule(labels: dict[str, NDArray[Any]], num_classes: int) -> str | None:
     """The first rule that labels break, as a sentence that names a row of them; None where they keep all.
 
     Args:
-        labels: "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2].
+        labels: "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2]; "coefficients" uint8 [n, R] where there are.
         num_classes: C of the teacher's labels.
     """
     classes, codes = labels["classes"], labels["codes"].astype(np.int16)
@@ -46,6 +47,8 @@ def broken_rule(labels: dict[str, NDArray[Any]], num_classes: int) -> str | None
         "have a tail whose mean gap is less than that of the last class": gap < np.minimum(last, SATURATED_CODE) - 1,
         "have a tail that is more probable than the last class": ~is_saturated & _is_heavy(codes, mass, last, rest),
     }
+    if "coefficients" in labels:
+        rules["have a coefficient below -127"] = (labels["coefficients"] == BELOW_ALL).any(axis=1)
     for problem, rows in rules.items():
         if rows.any():
             return f"{problem}, in row {int(rows.argmax())} of the unit: no fastlabel wrote that"

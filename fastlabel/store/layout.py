@@ -15,7 +15,7 @@ from fastlabel.labels.basis import DTYPE as BASIS_DTYPE
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store.manifest import Manifest
-from fastlabel.store.shard import BY_COLUMN
+from fastlabel.store.shard import BY_COLUMN, HARD
 from fastlabel.system.atomic_files import write_file
 from fastlabel.system.regular_files import read_regular
 
@@ -37,7 +37,7 @@ def columns(codec: TopKCodec) -> dict[str, tuple[int, np.dtype[Any]]]:
         "tail": (2, np.dtype("<u2")),
     }
     if isinstance(codec, TransformCodec):
-        found["coefficients"] = (codec.components, np.dtype(np.int8))
+        found["coefficients"] = (codec.components, np.dtype(np.uint8))
     return found
 
 
@@ -119,7 +119,7 @@ def _array(
     # Bitshuffle makes 10-bit class ids in 16 bits cost 10 bits; the checksum finds a damaged chunk when it is read.
     blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0}
     if by_column:
-        blosc["shuffle"] = "noshuffle"
+        blosc["clevel"] = HARD
     values = {"name": "bytes"} if dtype.itemsize == 1 else little
     codecs: list[Node] = [values, {"name": "blosc", "configuration": blosc}, CRC]
     if by_column:

@@ -8,24 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
-from fastlabel.labels.transform import TransformLabels
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store import layout, units
 from fastlabel.store.layout import NODE, SAMPLES, UNITS
 from fastlabel.store.manifest import Manifest
 from fastlabel.store.metadata import Metadata, read_metadata
 from fastlabel.store.plane import LabelPlane
-from fastlabel.store.shard import encode_chunk
+from fastlabel.store.shard import BY_COLUMN, HARD, encode_chunk
 from fastlabel.store.unit_reader import Labels, Report, UnitReader, other_boxes
 from fastlabel.store.units import Record, UnitAddress
 from fastlabel.system.arguments import integer, one_of
@@ -220,7 +218,7 @@ class LabelStore:
         Args:
             unit: as :meth:`units` gives it; or with a later ``view_start``, up to which it is committed.
             labels: "classes" [v, n, K], "codes" uint8 [v, n, K] and "tail" uint16 [v, n, 2] of the unit's v views
-                and n samples; and "coefficients" int8 [v, n, R] where the codec has a transform.
+                and n samples; and "coefficients" uint8 [v, n, R] where the codec has a transform.
             boxes: int32 [n, 5] for each of its views.
         """
         digests = tuple(
@@ -391,10 +389,10 @@ def empty_labels(codec: TopKCodec, shape: tuple[int, int]) -> Labels:
     return {name: np.zeros((*shape, width), dtype) for name, (width, dtype) in layout.columns(codec).items()}
 
 
-def compressed_bytes(labels: TopKLabels) -> int:
+def compressed_bytes(labels: TopKLabels, codec: TopKCodec) -> int:
     """How many bytes these labels take as one chunk of each array."""
-    arrays: list[NDArray[Any]] = [labels.classes.numpy(), labels.codes.numpy(), labels.tail.numpy()]
-    total = sum(map(len, map(encode_chunk, arrays)))
-    if isinstance(labels, TransformLabels):
-        total += len(encode_chunk(labels.coefficients.numpy().T, blosc.NOSHUFFLE))
-    return total
+    arrays = codec.arrays(labels)
+    return sum(
+        len(encode_chunk(values.T, HARD) if name in BY_COLUMN else encode_chunk(values))
+        for name, values in arrays.items()
+    )

@@ -19,7 +19,7 @@ from fastlabel.views import ViewPolicy
 
 Labels = dict[
     str, NDArray[Any]
-]  # "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2], and "coefficients" int8 [n, R] where there are
+]  # "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2], and "coefficients" uint8 [n, R] where there are
 Report = Callable[[str, str, int | None], None]  # takes a file of the store, what is wrong with it, and the view
 
 

@@ -1,8 +1,9 @@
 """The transform of a label in float64 torch operations, on any device: the definition.
 
 Encoding: the logits of a row without their mean, z, less the basis's mean mu, are projected on R orthonormal components
-W, and the coefficients are rounded to integers q with one step for all: small components become zeros (reverse
-water-filling), which cost an entropy coder almost nothing. Decoding: mu + step q W stands for all classes; the head's
+W, and the coefficients become integers q with one step for all: small components become zeros (reverse
+water-filling), which cost an entropy coder almost nothing. Rounding leans towards zero (a dead zone): at equal bytes a
+finer step then loses less, by a seventh at 32 bytes for 1,000 classes. Decoding: mu + step q W stands for all classes; the head's
 are replaced by their own codes, and the rest is moved as a whole so that its mass at T = 1 is the stored one.
 
 float64, so that a row's codes depend on nothing else in its batch: its sums differ by 1e-13 where the order of adding
@@ -24,6 +25,7 @@ from fastlabel.kernels.label_format import (
 )
 
 LARGEST_CODE = 127
+ROUND_UP = 0.3  # a coefficient's part of a step that is not below 1 - this goes to the next code away from zero
 
 
 def finite_centred(logits_BC: Tensor) -> Tensor:
@@ -36,9 +38,10 @@ def finite_centred(logits_BC: Tensor) -> Tensor:
 
 
 def encode_transform_reference(logits_BC: Tensor, mean_C: Tensor, components_RC: Tensor, step: float) -> Tensor:
-    """Codes int8 [B, R] of the coefficients of logits (nats): steps of `step` nats, ties to even, -127 to 127."""
+    """Codes int8 [B, R] of the coefficients of logits, both in nats; -127 to 127, 0 below 0.7 steps."""
     coefficients_BR = (finite_centred(logits_BC) - mean_C.double()) @ components_RC.double().T
-    return (coefficients_BR / step).round().clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
+    steps_BR = (coefficients_BR.abs() / step + ROUND_UP).floor().clamp(max=LARGEST_CODE)
+    return (coefficients_BR.sign() * steps_BR).to(torch.int8)
 
 
 def largest_coefficients(logits_BC: Tensor, mean_C: Tensor, components_RC: Tensor) -> Tensor:

@@ -78,6 +78,19 @@ def test_codes_do_not_depend_on_the_batch() -> None:
     assert torch.equal(whole, parts)
 
 
+def test_coefficients_are_rounded_towards_zero_and_stored_without_signs() -> None:
+    steps = torch.tensor([[0.69, 0.71, -0.69, -0.71, 1.69, -1.71, 200.0, -200.0]])
+    basis = TransformBasis(torch.cat([torch.zeros(1, 9), torch.eye(8, 9)]).to(torch.float16))
+    logits = torch.cat([0.25 * steps, -0.25 * steps.sum(1, keepdim=True)], 1)  # of mean 0
+    codec = TransformCodec.of(basis, 1, 0.25)
+    labels = codec.encode(logits)
+    assert labels.coefficients.tolist() == [[0, 1, 0, -1, 1, -2, 127, -127]]
+    arrays = codec.arrays(labels)
+    assert arrays["coefficients"].tolist() == [[0, 2, 0, 1, 2, 3, 254, 253]]
+    again = codec.labels({name: torch.from_numpy(values) for name, values in arrays.items()})
+    assert isinstance(again, TransformLabels) and torch.equal(again.coefficients, labels.coefficients)
+
+
 def test_all_dimensions_and_a_fine_step_keep_everything() -> None:
     logits = some_logits(64, seed=4)
     fine = TransformCodec.of(TransformBasis.from_logits(some_logits(400), C - 1), K, 0.5)

@@ -79,7 +79,7 @@ def test_wrong_rows(labels):
 def test_a_plane_gives_rows_of_itself(labels):
     arrays = {"classes": labels.classes.numpy(), "codes": labels.codes.numpy(), "tail": labels.tail.numpy()}
     ids = np.arange(100, 160, 2)
-    plane = LabelPlane.from_numpy(arrays, 10, ids, num_samples=200)
+    plane = LabelPlane.from_numpy(arrays, TopKCodec(labels.k, 10), ids, num_samples=200)
     batch = plane[[102, 158, 100]]
     assert batch.rows is not None and batch.rows.tolist() == [1, 29, 0]
     assert all(a is b for a, b in zip(batch.plane, plane.labels.plane, strict=True)) and not gathered(batch)
@@ -89,5 +89,5 @@ def test_a_plane_gives_rows_of_itself(labels):
         with pytest.raises(InputError, match=r"sample ids have dtype torch.*expected integers"):
             plane[ids]
     assert len(plane[[]]) == 0 and plane[np.array([102], np.uint16)].rows.tolist() == [1]
-    everything = LabelPlane.from_numpy(arrays, 10, np.arange(30), num_samples=30)
+    everything = LabelPlane.from_numpy(arrays, TopKCodec(labels.k, 10), np.arange(30), num_samples=30)
     assert everything.take(ROWS).rows is ROWS
