@@ -142,7 +142,7 @@ def write_store(store: LabelStore, plain: Path) -> dict[str, Any]:
         "write": {"seconds": sum(units), "unit": asdict(summary(units)), "bytes": written},
         "write_disk": {"seconds": sum(disk), "unit": asdict(summary(disk))},
         "encode": {"seconds": sum(making)},
-        "bytes_per_crop_shuffled": compressed_bytes(last, codec) / len(last),
+        "bytes_per_crop_shuffled": compressed_bytes(last, store.manifest.teachers[0].codec) / len(last),
     }
 
 

@@ -29,7 +29,7 @@ def broken_rule(labels: dict[str, NDArray[Any]], num_classes: int) -> str | None
     """The first rule that labels break, as a sentence that names a row of them; None where they keep all.
 
     Args:
-        labels: "classes" [n, K], "codes" uint8 [n, K] and "tail" uint16 [n, 2]; "coefficients" uint8 [n, R] where there are.
+        labels: "classes" [n, K], "codes" uint8 [n, K], "tail" uint16 [n, 2] and, of a transform, "coefficients" [n, R].
         num_classes: C of the teacher's labels.
     """
     classes, codes = labels["classes"], labels["codes"].astype(np.int16)
