@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 @click.argument("store", metavar="STORE.zarr", type=click.Path(path_type=Path))
 @teacher_options
 @click.option("--views", type=click.IntRange(min=1), required=True, metavar="V", help="Crops of each image.")
-@click.option("--k", type=click.IntRange(min=1), required=True, metavar="K", help="Classes kept of each label.")
+@click.option(
+    "--k",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Classes kept of each label. [default: what a goal below chooses]",
+)
 @click.option(
     "--transform",
     type=click.IntRange(min=1),
@@ -40,6 +45,9 @@ if TYPE_CHECKING:
     metavar="NATS",
     help="Of a code of these coefficients: a larger one takes fewer bytes and keeps less.",
 )
+@click.option("--budget", type=float, metavar="BYTES", help="Goal: at most so many bytes a crop on disk.")
+@click.option("--keep-information", metavar="SHARE@T", help="Goal: the fewest bytes that keep, say, 0.9@T4.")
+@click.option("--max-kl", metavar="NATS@T", help="Goal: the fewest bytes that lose at most, say, 0.02@T1.")
 @click.option("--size", type=click.IntRange(min=1), metavar="S", help="Side of a crop. [default: the teacher's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views and of --ipc.")
 @click.option(
@@ -79,6 +87,7 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     from fastlabel.system.ranks import Ranks
     from fastlabel.system.signals import stop_requests
 
+    options["goal"] = _goal(*(options.pop(name) for name in ("budget", "keep_information", "max_kl")))
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
     ranks = Ranks.current()
@@ -93,6 +102,18 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     if not ranks.first:
         return
     click.echo(json.dumps(asdict(report)) if as_json else _describe(report))
+
+
+def _goal(budget: float | None, keep: str | None, max_kl: str | None) -> Any:
+    from fastlabel.labelling.codec_choice import Goal, parse_goal
+
+    if budget is None and keep is None and max_kl is None:
+        return None
+    return Goal(
+        budget,
+        None if keep is None else parse_goal(keep, "--keep-information"),
+        None if max_kl is None else parse_goal(max_kl, "--max-kl"),
+    )
 
 
 def _name_other_gpus(device: str | None) -> None:
@@ -130,6 +151,7 @@ def _describe(report: CacheReport) -> str:
         return (
             f"dry run: {report.store} would hold {what}: about {report.bytes_on_disk:,} bytes in {report.units} units, "
             f"about {duration(report.seconds)} to label what is missing here{_between(report)}"
+            f"{_table(report)}"
         )
     if not report.crops_done:
         return f"{report.store} is complete: {what}; {report.bytes_on_disk:,} bytes"
@@ -138,6 +160,13 @@ def _describe(report: CacheReport) -> str:
         f"{report.store}: {what}; labelled {report.crops_done:,} crops in {duration(report.seconds)} "
         f"({rate:,.0f} crops/s), {report.bytes_on_disk:,} bytes"
     )
+
+
+def _table(report: CacheReport) -> str:
+    """What else would cost what."""
+    from fastlabel.labelling.codec_choice import frontier
+
+    return "".join(f"\n  {choice}" for choice in frontier(list(report.choices)))
 
 
 def _between(report: CacheReport) -> str:

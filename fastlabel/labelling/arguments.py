@@ -40,5 +40,6 @@ def check_labelling(
     for name, count in counts.items():
         if name in COUNTS and (count is not None or name not in OPTIONAL):
             at_least(name, count, COUNTS[name])
-    integer("k", counts["k"])  # the codec knows how many classes there are
+    if counts["k"] is not None:
+        integer("k", counts["k"])  # the codec knows how many classes there are
     integer_between("views", counts["views"], 1, MOST_VIEWS)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.digests import first_difference
-from fastlabel.errors import ManifestMismatchError
+from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.images.device_loader import crops_on_device, make_image_loader
 from fastlabel.images.loader import ImageLoader
 from fastlabel.labelling.arguments import check_labelling
 from fastlabel.labelling.calibration import DEFAULT_STEP, Transform, calibrated_codecs
+from fastlabel.labelling.codec_choice import Choice, Goal
 from fastlabel.labelling.estimate import estimate
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labelling.options import FORWARD_BATCH, Execution, Labelling, choose_samples, view_policy
@@ -34,6 +35,7 @@ from fastlabel.store.grow import grown_store, plan_growth
 from fastlabel.store.manifest import DECODE_VIEWS, Manifest
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress
+from fastlabel.system.arguments import one_of
 from fastlabel.system.devices import current_device, pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
@@ -55,7 +57,7 @@ def cache_labels(
     store: str | os.PathLike[str],
     teachers: Sequence[AnyTeacher],
     views: int,
-    k: int,
+    k: int | None = None,
     size: int | None = None,
     seed: int | None = None,
     *,
@@ -70,6 +72,7 @@ def cache_labels(
     device: str | torch.device | None = "auto",
     transform: int | None = None,
     step: float = DEFAULT_STEP,
+    goal: Goal | None = None,
     dry_run: bool = False,
     progress: bool = False,
     stop: StopRequest | None = None,
@@ -84,7 +87,7 @@ def cache_labels(
 
     Args:
         teachers: checkpoints, names of pretrained weights, `TeacherSpec`, or loaded teachers; all see the same crops.
-        k: classes kept of each label, up to the number of classes.
+        k: classes kept of each label, up to the number of classes. None lets `goal` choose.
         size: side of the crops in pixels; default what the first teacher takes.
         seed: of the views, and of the samples that `ipc` chooses; default 0.
         policy: the name of a view policy, or a policy, whose size, seed and flip no argument may contradict.
@@ -97,6 +100,7 @@ def cache_labels(
         transform: store so many coefficients of all logits beside the top `k`, on a basis that is made first, from
             some crops of the run: labels for every temperature. A store that is continued keeps its basis.
         step: nats, of a code of these coefficients.
+        goal: choose `transform` and `step`, and `k` without one, on a fifth of the calibration crops.
         ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
         device: "auto", CUDA when there is one, "cpu" or "cuda".
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
@@ -112,7 +116,7 @@ def cache_labels(
     counts = {"views": views, "k": k, "size": size, "seed": seed, "ipc": ipc, "num_workers": num_workers}
     counts |= {"decode_batch": decode_batch, "forward_batch": forward_batch}
     check_labelling(store, teachers, policy, {"flip": flip is None or flip, "dry_run": dry_run}, counts)
-    wanted = None if transform is None else Transform.of(transform, step)
+    wanted = _wanted(k, transform, step, goal)
     ranks = ranks or Ranks.current()
     place = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
@@ -133,13 +137,23 @@ def cache_labels(
         return _run(Path(store), labelling, models, execution, dry_run, wanted)
 
 
+def _wanted(k: int | None, transform: int | None, step: float, goal: Goal | None) -> Transform | Goal | None:
+    """What the tail is to be; None for the top k alone. InputError where the arguments do not fit together."""
+    one_of("goal", goal, (Goal, type(None)), "a Goal")
+    if goal is not None and transform is not None:
+        raise InputError("give either a goal, which chooses the transform, or a transform; not both")
+    if k is None and goal is None:
+        raise InputError("k is missing: give the number of classes to keep, or a goal that chooses it")
+    return goal if transform is None else Transform.of(transform, step)
+
+
 def _run(
     path: Path,
     labelling: Labelling,
     teachers: Sequence[Teacher],
     execution: Execution,
     dry_run: bool,
-    wanted: Transform | None,
+    wanted: Transform | Goal | None,
 ) -> CacheReport:
     beton, ranks = labelling.beton, execution.ranks
     if ranks.first:
@@ -148,16 +162,18 @@ def _run(
     decode_batch = execution.decode_batch or decode_batch_size(labelling.policy.size, labelling.device)
     images = make_image_loader(beton, labelling.policy, decode_batch, execution.num_workers, labelling.device)
     codecs: Sequence[TopKCodec] | None = None
+    choices: Sequence[Choice] = ()
     if wanted is not None:
         # One rank makes the basis: another one's arithmetic might round differently.
         options = path, labelling, teachers, images, wanted, execution.progress
-        codecs = ranks.agree(calibrated_codecs(*options) if ranks.first else None)
+        codecs, choices = ranks.agree(calibrated_codecs(*options) if ranks.first else None)
     manifest = labelling.manifest(teachers, codecs)
     _check_ranks(ranks, manifest)
     growth = plan_growth(path, manifest, labelling.ids)
     forwards = [TeacherForward(*pair, labelling.device) for pair in zip(teachers, manifest.teachers, strict=True)]
     if dry_run:
-        return estimate(path, growth, labelling, images, forwards, execution.progress)
+        report = estimate(path, growth, labelling, images, forwards, execution.progress)
+        return replace(report, choices=tuple(choices))
     with ExitStack() as held:
         work: Any = None
         if ranks.first:

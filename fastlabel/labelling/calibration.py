@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from fastlabel.errors import InputError
 from fastlabel.images.loader import ImageLoader
 from fastlabel.kernels.transform import LARGEST_CODE, largest_coefficients
+from fastlabel.labelling.codec_choice import Choice, Goal, of_transform, try_codecs
 from fastlabel.labelling.forward import CanonicalBatches, TeacherForward
 from fastlabel.labelling.options import Labelling
 from fastlabel.labels.basis import TransformBasis
@@ -22,7 +23,7 @@ from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.information import true_information_kept
 from fastlabel.labels.transform_codec import TEMPERATURES, TransformCodec
 from fastlabel.sampling import random_order
-from fastlabel.store.manifest import DECODE_VIEWS, TeacherInfo
+from fastlabel.store.manifest import DECODE_VIEWS
 from fastlabel.store.store import LabelStore
 from fastlabel.system.arguments import at_least
 from fastlabel.system.progress import Progress
@@ -56,35 +57,48 @@ def calibrated_codecs(
     labelling: Labelling,
     teachers: Sequence[Teacher],
     images: ImageLoader,
-    wanted: Transform,
+    wanted: Transform | Goal,
     progress: bool = False,
-) -> list[TopKCodec]:
+) -> tuple[list[TopKCodec], list[Choice]]:
     """The codec of each teacher: as the store at `path` has it, or made from calibration crops.
 
+    A store keeps the codecs that a goal chose when it began. Also what was tried for the first teacher, for a goal.
+
     Raises:
-        InputError: a teacher's logits have fewer dimensions than components were asked for.
+        InputError: a teacher's logits have fewer dimensions than components were asked for, or no codec meets a goal.
         TeacherError, ImageDecodeError: as labelling does.
     """
     known = LabelStore.open(path).manifest.teachers if path.exists() else ()
     found: list[TopKCodec] = []
+    tried: list[Choice] = []
     for teacher in teachers:
-        info = describe(teacher, labelling.beton, labelling.k, labelling.device, labelling.forward_batch)
+        info = describe(
+            teacher,
+            labelling.beton,
+            1 if labelling.k is None else labelling.k,
+            labelling.device,
+            labelling.forward_batch,
+        )
         stored = next((one.codec for one in known if one.sha256 == info.sha256), None)
         if stored is None:
             forward = TeacherForward(teacher, info, labelling.device)
-            found.append(_calibrate(labelling, images, forward, wanted, progress))
+            codec, choices = _calibrate(labelling, images, forward, wanted, progress)
+            found.append(codec)
+            tried = tried or choices
         else:
-            found.append(_as_stored(stored, info, wanted))
-    return found
+            found.append(_as_stored(stored, labelling.k, wanted))
+    return found, tried
 
 
-def _as_stored(stored: TopKCodec, info: TeacherInfo, wanted: Transform) -> TransformCodec:
+def _as_stored(stored: TopKCodec, k: int | None, wanted: Transform | Goal) -> TopKCodec:
     """What is asked for with the store's basis; where it is something else, comparing the manifests says so."""
+    if isinstance(wanted, Goal):
+        return stored if k is None else replace(stored, k=k)
+    assert k is not None
     digest, kept, basis = "", tuple[float, ...](), None
     if isinstance(stored, TransformCodec):
         digest, kept, basis = stored.basis_digest, stored.information_kept, stored.basis
-    codec = info.codec
-    return TransformCodec(codec.k, codec.num_classes, wanted.components, wanted.step, digest, kept, basis)
+    return TransformCodec(k, stored.num_classes, wanted.components, wanted.step, digest, kept, basis)
 
 
 def calibration_samples(ids: NDArray[np.int64], num_views: int, num_classes: int, seed: int) -> NDArray[np.int64]:
@@ -95,16 +109,32 @@ def calibration_samples(ids: NDArray[np.int64], num_views: int, num_classes: int
 
 
 def _calibrate(
-    labelling: Labelling, images: ImageLoader, forward: TeacherForward, wanted: Transform, progress: bool
-) -> TransformCodec:
+    labelling: Labelling, images: ImageLoader, forward: TeacherForward, wanted: Transform | Goal, progress: bool
+) -> tuple[TransformCodec, list[Choice]]:
     views = range(min(labelling.num_views, DECODE_VIEWS))
     num_classes = forward.info.codec.num_classes
     ids = calibration_samples(labelling.ids, labelling.num_views, num_classes, labelling.policy.seed)
     logits_VNC = calibration_logits(images, forward, ids, views, progress)
+    k, choices = labelling.k, list[Choice]()
+    if isinstance(wanted, Goal):
+        k, wanted, choices = _choose(logits_VNC, k, wanted)
+    assert k is not None
     basis = TransformBasis.from_logits(logits_VNC.flatten(0, 1), wanted.components)
-    codec = TransformCodec.of(basis, labelling.k, wanted.step, _information_kept(logits_VNC, labelling.k, wanted))
+    codec = TransformCodec.of(basis, k, wanted.step, _information_kept(logits_VNC, k, wanted))
     _check_step(codec, logits_VNC.flatten(0, 1))
-    return codec
+    return codec, choices
+
+
+def _choose(logits_VNC: Tensor, k: int | None, goal: Goal) -> tuple[int, Transform, list[Choice]]:
+    tested = logits_VNC.shape[1] // TESTED
+    if not tested:
+        raise InputError(
+            f"a goal is tried on a fifth of the samples: {logits_VNC.shape[1]} are too few; give --transform"
+        )
+    choices = try_codecs(logits_VNC[:, tested:].flatten(0, 1), logits_VNC[:, :tested].flatten(0, 1), goal, k)
+    best = goal.best(of_transform(choices))
+    assert best.components is not None and best.step is not None
+    return best.k, Transform(best.components, best.step), choices
 
 
 def _check_step(codec: TransformCodec, logits_MC: Tensor) -> None:

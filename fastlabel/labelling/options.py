@@ -31,7 +31,7 @@ class Labelling:
     Attributes:
         ids: samples to label, ascending.
         num_views: crops of each sample, by `policy`.
-        k: classes kept of each label.
+        k: classes kept of each label; None where a goal chooses it.
         forward_batch: samples in each forward pass.
     """
 
@@ -39,7 +39,7 @@ class Labelling:
     ids: NDArray[np.int64]
     policy: ViewPolicy
     num_views: int
-    k: int
+    k: int | None
     forward_batch: int
     device: torch.device
 
@@ -55,7 +55,7 @@ class Labelling:
         """
         chosen = [None] * len(teachers) if codecs is None else codecs
         infos = tuple(
-            describe(one, self.beton, self.k, self.device, self.forward_batch, codec)
+            describe(one, self.beton, 1 if self.k is None else self.k, self.device, self.forward_batch, codec)
             for one, codec in zip(teachers, chosen, strict=True)
         )
         largest = max(info.codec.nbytes_per_label for info in infos)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastlabel.labelling.codec_choice import Choice
+
 
 @dataclass(frozen=True)
 class CacheReport:
@@ -16,6 +18,7 @@ class CacheReport:
         bytes_on_disk: of the finished store; an estimate in a dry run.
         seconds: that labelling took; an estimate in a dry run.
         seconds_between: the least and the most that a dry run expects; None where it could not tell.
+        choices: codecs that a dry run with a goal tried for the first teacher; empty without.
     """
 
     store: str
@@ -32,3 +35,4 @@ class CacheReport:
     seconds: float
     dry_run: bool = False
     seconds_between: tuple[float, float] | None = None
+    choices: tuple[Choice, ...] = ()

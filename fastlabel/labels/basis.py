@@ -77,6 +77,10 @@ class TransformBasis:
             self._elsewhere[device] = TransformBasis(self.rows.to(device))
         return self._elsewhere[device]
 
+    def first(self, num_components: int) -> TransformBasis:
+        """The mean and the first components alone."""
+        return TransformBasis(self.rows[: num_components + 1])
+
     def __reduce__(self) -> tuple[Any, ...]:
         return TransformBasis, (self.rows,)
 
@@ -84,17 +88,19 @@ class TransformBasis:
         return f"TransformBasis({self.num_components} of {self.num_classes} dimensions)"
 
     @classmethod
-    def from_logits(cls, logits_MC: Tensor, num_components: int) -> TransformBasis:
-        """The principal components of M rows of logits (nats): the same on one machine whenever it is made.
+    def from_logits(cls, logits_MC: Tensor, num_components: int | None = None) -> TransformBasis:
+        """The principal components of M rows of logits (nats), all without a number; on one machine always the same.
 
         Raises:
             InputError: the logits have fewer dimensions than `num_components`.
         """
-        at_least("num_components", num_components, 1)
+        if num_components is not None:
+            at_least("num_components", num_components, 1)
         z_MC = finite_centred(logits_MC.cpu())
         mean_C = z_MC.mean(0)
         values, components_DC = _principal(z_MC - mean_C)
         dimensions = int((values > NEGLIGIBLE * values.sum()).sum())
+        num_components = max(1, dimensions) if num_components is None else num_components
         if num_components > dimensions:
             raise InputError(
                 f"{num_components} components were asked for, but the logits of {len(z_MC)} calibration crops "

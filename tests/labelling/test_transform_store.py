@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import zarr
+from click.testing import Result
 
 from fastlabel import LabelStore, SoftLabelLoader, TransformLabels, soft_cross_entropy
 from fastlabel.errors import InputError, ManifestMismatchError, StoreError
 from fastlabel.inspection import inspect_store
 from fastlabel.integrity.repair import repair_store
 from fastlabel.integrity.verify import verify_store
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.labelling.codec_choice import Goal, of_transform
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store.copy import copy_store
 from tests.stores import Maker, digests, make_teacher, store_maker
@@ -147,3 +151,27 @@ def test_a_loader_serves_them_at_every_temperature(make: Maker, beton: Path) -> 
         for temperature in (1.0, 20.0):
             soft_cross_entropy(logits, batch.labels, temperature).backward()
     assert len(plane) and loader.num_classes == 3
+
+
+def test_a_goal_chooses_the_codec_once(make_store: Maker, cli: Callable[..., Result], photos: Path) -> None:
+    options = {"teachers": [make_teacher()], "views": 3, "k": None, "size": 16, "forward_batch": 4, "device": "cpu"}
+    goal = Goal(keep=(0.9, 4.0))
+    report = cache_labels(photos, photos.parent / "none.zarr", goal=goal, dry_run=True, **options)  # type: ignore[arg-type]
+    assert report.choices and not (photos.parent / "none.zarr").exists()
+    best = goal.best(of_transform(list(report.choices)))
+    path = make_store("goal", goal=goal, k=None)
+    codec = LabelStore.open(path).manifest.teachers[0].codec
+    assert isinstance(codec, TransformCodec) and (codec.k, codec.components, codec.step) == (
+        best.k,
+        best.components,
+        best.step,
+    )
+    before = digests(path)
+    make_store("goal", goal=goal, k=None)
+    assert digests(path) == before
+    for bad in ({"goal": goal, "transform": 2}, {"k": None}, {"goal": Goal(bytes=0.5), "k": None}, {"goal": 3}):
+        with pytest.raises(InputError):
+            make_store("bad", **bad)
+    for option, value in (("--keep-information", "0.9"), ("--keep-information", "1.5@T4"), ("--max-kl", "x@T1")):
+        result = cli("cache-labels", photos, "none.zarr", "--teacher", "none", "--views", 1, option, value)
+        assert result.exit_code and "expected" in result.stderr
