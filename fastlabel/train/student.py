@@ -16,6 +16,7 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
 from fastlabel.inspection.truncation import information_kept
+from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
 from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.sampling import images_per_class
@@ -185,6 +186,16 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
 
 def _tell_what_is_kept(config: StudentConfig, store: LabelStore, reporter: Reporter | None) -> None:
     """How much of a label is left at the temperature asked for; a warning where it is less than a half."""
+    codec = store.manifest.teachers[config.teacher_index].codec
+    if isinstance(codec, TransformCodec):
+        kept = codec.kept_at(config.label_temperature)
+        if kept is not None:
+            what = (
+                f"at temperature {config.label_temperature:g} the labels keep about {kept:.0%} of what the teacher said"
+            )
+            advice = f": a step of {codec.step:g} nats is too coarse for it" if kept < 0.5 else ""
+            tell(reporter, f"{'warning: ' * bool(advice)}{what} (measured when the store began){advice}")
+        return
     rows = np.linspace(0, len(store.ids) - 1, min(len(store.ids), LABELS_ASSESSED)).astype(np.int64)
     labels = store.plane(view=0, teacher=config.teacher_index)[store.ids[rows]]
     share = information_kept(labels, config.label_temperature)

@@ -14,6 +14,7 @@ from fastlabel.labels.ops.checks import check_sparse, check_together, check_topk
 from fastlabel.labels.ops.support import build, over_mass, union, values_in
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import TopKLabels, check_temperature
+from fastlabel.labels.transform import TransformLabels
 
 
 def mix(a: SparseLabels, b: SparseLabels, weight: float | Tensor) -> SparseLabels:
@@ -61,6 +62,8 @@ def average_logits(
     for label in labels:
         check_topk(label)
     check_together(labels)
+    if any(isinstance(label, TransformLabels) for label in labels):
+        return _average_of_all(labels, temperature, shares(weights, len(labels)))
     pairs = zip(labels, shares(weights, len(labels)), strict=True)
     # Without teachers of weight 0: 0 times minus infinity would be NaN.
     parts = [(share, *_log_weights(label, temperature)) for label, share in pairs if share]
@@ -74,6 +77,20 @@ def average_logits(
     logs.masked_fill_(classes < 0, -torch.inf)
     highest = torch.maximum(logs.amax(1), rest).nan_to_num(neginf=0.0)
     return over_mass(classes, (logs - highest[:, None]).exp(), (rest - highest).exp(), num_classes)
+
+
+def _average_of_all(labels: Sequence[TopKLabels], temperature: float, weights: Sequence[float]) -> SparseLabels:
+    """The average of logits where each label says all of them."""
+    logs = torch.zeros(len(labels[0]), labels[0].num_classes, dtype=torch.float64, device=labels[0].device)
+    for label, share in zip(labels, weights, strict=True):
+        if not isinstance(label, TransformLabels):
+            raise InputError(
+                "some labels have a transform and others the top K alone: average their probabilities "
+                "(label_ops.average), or take labels.head of the former"
+            )
+        if share:
+            logs += share * label.logits(torch.float64)
+    return SparseLabels.from_dense(torch.softmax(logs / temperature, 1).nan_to_num(nan=0.0).float())
 
 
 def _blend(labels: Sequence[SparseLabels], weights: Sequence[Tensor]) -> SparseLabels:
