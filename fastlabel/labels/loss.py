@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, float32, float64, full
+from torch import Tensor, float32, float64, full, special
+from torch.nn.functional import cross_entropy
 
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
@@ -70,6 +71,10 @@ def soft_cross_entropy(
             f"labels are {type(labels).__name__} and second {type(second).__name__}; "
             "make both sparse: labels.sparse(temperature)"
         )
+    is_alone = all(other is None for other in (second, mix, targets, target_weight))
+    if isinstance(labels, TransformLabels) and is_alone:
+        probs_BC = labels.dense(label_temperature)
+        return _cross_entropy(logits, probs_BC, student_temperature, reduction, temperature_squared, divergence)
     if isinstance(labels, TransformLabels) or isinstance(second, TransformLabels):
         labels = _tempered(labels, label_temperature)
         second = None if second is None else _tempered(second, label_temperature)
@@ -93,6 +98,26 @@ def soft_cross_entropy(
         )
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
+
+
+def _cross_entropy(
+    logits: Tensor, probs_BC: Tensor, temperature: float, reduction: str, squared: bool, divergence: str
+) -> Tensor:
+    """The loss against dense probabilities, which labels with a transform are anyway."""
+    try:
+        _op.check_options(reduction, divergence)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    wide = logits if logits.dtype == float64 else logits.float()
+    scaled = wide if temperature == 1 else wide / temperature
+    loss_B = cross_entropy(scaled, probs_BC.to(wide.dtype), reduction="none")
+    if divergence == "kl":
+        loss_B = loss_B - special.entr(probs_BC).sum(1)
+    if squared:
+        loss_B = loss_B * temperature**2
+    if reduction == "none":
+        return loss_B
+    return loss_B.sum() / max(1, len(loss_B)) if reduction == "mean" else loss_B.sum()
 
 
 def _tempered(labels: SoftLabels, temperature: float) -> SparseLabels:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlabel.errors import InputError
 from fastlabel.kernels.label_format import widen
-from fastlabel.kernels.transform import decoded_logits_reference
+from fastlabel.kernels.transform import decoded_logits_reference, transform_probabilities
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import LabelTensors, TopKLabels, check_temperature
@@ -130,8 +130,13 @@ class TransformLabels(TopKLabels):
                 f"tail is {tail!r}: labels with a transform know their tail; take labels.head.dense(tail={tail!r}) of "
                 "the top K alone"
             )
-        # The top one is 0, so that no temperature overflows.
-        return torch.softmax((self.logits(torch.float64) / temperature), dim=1).to(torch.float32)
+        label: Any = self._gathered
+        try:
+            return transform_probabilities(
+                *label, self.basis.mean, self.basis.components, self.step, temperature=temperature
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def probabilities(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Probabilities of the kept classes [B, K], and the mean one of a class of the tail [B]; float32."""
@@ -142,7 +147,9 @@ class TransformLabels(TopKLabels):
 
     def sparse(self, temperature: float = 1.0) -> SparseLabels:
         """The same distributions with every class listed, to edit and mix (fastlabel.label_ops)."""
-        return SparseLabels.from_dense(self.dense(temperature))
+        probs_BC = self.dense(temperature)
+        classes_BC = torch.arange(self.num_classes, dtype=torch.int32, device=self.device).repeat(len(self), 1)
+        return SparseLabels(classes_BC, probs_BC, torch.zeros_like(probs_BC[:, 0]), self.num_classes)
 
 
 def _from_parts(head: TopKLabels, coefficients: Tensor, basis: TransformBasis, step: float) -> TransformLabels:

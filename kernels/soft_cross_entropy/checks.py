@@ -11,6 +11,14 @@ from fastlabel.kernels.soft_cross_entropy.labels import Labels, Target
 REDUCTIONS, DIVERGENCES = ("mean", "sum", "none"), ("cross-entropy", "kl")
 
 
+def check_options(reduction: str, divergence: str) -> None:
+    """Raise ValueError on another value of one of them."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence is {divergence!r}, expected 'cross-entropy' or 'kl'")
+
+
 def check_arguments(
     logits_BC: Tensor, target: Target, student_temperature: float, reduction: str, divergence: str
 ) -> None:
@@ -29,10 +37,7 @@ def check_arguments(
     if target.hard is not None and target.hard_weight is not None:
         _check_per_row("targets", target.hard, logits_BC, torch.int64)
         _check_per_row("target_weight", target.hard_weight, logits_BC)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence is {divergence!r}, expected 'cross-entropy' or 'kl'")
+    check_options(reduction, divergence)
 
 
 def _check_second(target: Target, logits_BC: Tensor) -> None:

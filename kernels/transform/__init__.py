@@ -1,5 +1,6 @@
 """transform: logits as integer coefficients on an orthonormal basis, and back."""
 
+from fastlabel.kernels.transform.op import transform_probabilities
 from fastlabel.kernels.transform.reference import (
     LARGEST_CODE,
     decoded_logits_reference,
@@ -14,4 +15,5 @@ __all__ = [
     "encode_transform_reference",
     "finite_centred",
     "largest_coefficients",
+    "transform_probabilities",
 ]

@@ -214,3 +214,51 @@ def test_a_goal_takes_the_cheapest_codec_that_meets_it() -> None:
         assert [one.bytes for one in of_transform(listed)] == sorted(one.bytes for one in of_transform(listed))
     with pytest.raises(InputError, match="nearest"):
         Goal(bytes=1).best(of_transform(choices))
+
+
+@pytest.mark.parametrize(("num_classes", "components", "k"), [(41, 12, 3), (401, 17, 1), (7, 6, 7)])
+@pytest.mark.parametrize("temperature", [1e-30, 0.25, 1.0, 20.0, 1e30])
+def test_the_op_equals_the_reference(num_classes: int, components: int, k: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = 5 * torch.randn(60, num_classes, generator=generator)
+    logits[0, 1:] = -torch.inf
+    logits[1, 2] = -torch.inf
+    labels = TransformCodec.of(TransformBasis.from_logits(logits[2:], components), k, 0.5).encode(logits)
+    z_BC = labels.logits(torch.float64)
+    wanted = torch.softmax((z_BC - z_BC.amax(1, keepdim=True)) / temperature, 1)
+    torch.testing.assert_close(labels.dense(temperature).double(), wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_the_op_is_one_of_torch() -> None:
+    labels = CODEC.encode(some_logits(4))
+    arguments = (*labels.plane, BASIS.mean, BASIS.components, CODEC.step, 4.0)
+    torch.library.opcheck(torch.ops.fastlabel.transform_probabilities.default, arguments)
+    broken = TransformLabels(labels.classes.int().add(C).to(torch.uint16), *labels.plane[1:], BASIS, CODEC.step)
+    for use in (lambda: broken.dense(), lambda: broken.logits(), lambda: soft_cross_entropy(some_logits(4), broken)):
+        with pytest.raises(InputError, match="none of the"):
+            use()
+
+
+@pytest.mark.parametrize("options", [{"divergence": "kl"}, {"temperature_squared": True}, {"reduction": "sum"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_options_of_the_loss_mean_what_they_do_for_sparse_labels(options: dict[str, Any], dtype: torch.dtype) -> None:
+    labels, logits = CODEC.encode(some_logits(6, seed=3)), some_logits(6, seed=4).to(dtype)
+    one, other = (logits.clone().requires_grad_() for _ in range(2))
+    found = soft_cross_entropy(one, labels, 4.0, 2.0, **options)
+    wanted = soft_cross_entropy(other, labels.sparse(4.0), 1.0, 2.0, **options)
+    found.backward()
+    wanted.backward()
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.grad, other.grad, atol=1e-2 if dtype == torch.bfloat16 else 1e-6, rtol=1e-2)
+    assert float(soft_cross_entropy(logits[:0], labels[:0], 4.0)) == 0.0
+    with pytest.raises(InputError, match="reduction"):
+        soft_cross_entropy(logits, labels, 4.0, reduction="all")
+
+
+def test_logits_are_averaged_over_teachers() -> None:
+    first, second = CODEC.encode(some_logits(5, seed=1)), CODEC.encode(some_logits(5, seed=2))
+    mean = 0.25 * first.logits() + 0.75 * second.logits()
+    found = label_ops.average_logits([first, second], 4.0, [0.25, 0.75]).dense()
+    torch.testing.assert_close(found, torch.softmax(mean / 4.0, 1), atol=1e-6, rtol=1e-4)
+    with pytest.raises(InputError, match="head"):
+        label_ops.average_logits([first, second.head], 4.0)
