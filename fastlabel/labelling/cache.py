@@ -166,7 +166,8 @@ def _run(
     if wanted is not None:
         # One rank makes the basis: another one's arithmetic might round differently.
         options = path, labelling, teachers, images, wanted, execution.progress
-        codecs, choices = ranks.agree(calibrated_codecs(*options) if ranks.first else None)
+        made: Any = calibrated_codecs(*options) if ranks.first else None
+        codecs, choices = ranks.agree(made)
     manifest = labelling.manifest(teachers, codecs)
     _check_ranks(ranks, manifest)
     growth = plan_growth(path, manifest, labelling.ids)
