@@ -74,6 +74,11 @@ class TopKCodec:
         return np.dtype("<u2" if self.num_classes <= 1 << 16 else "<u4")
 
     @property
+    def widest_bytes(self) -> int:
+        """Bytes of one label in the largest of its arrays."""
+        return self.k * self.classes_dtype.itemsize
+
+    @property
     def nbytes_per_label(self) -> int:
         """Bytes of one label before compression."""
         return self.k * (self.classes_dtype.itemsize + 1) + 4

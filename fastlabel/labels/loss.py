@@ -42,7 +42,7 @@ def soft_cross_entropy(
         labels: of a store, or SparseLabels, which were tempered when they were made.
         label_temperature: divides the teacher's logits. Alone, it is the setting of the soft-label papers.
             A high one asks for what the labels kept least of, the classes outside their top K: T = 20 loses two thirds
-            of the information of the top 16 of 1,000 classes.
+            of the information of the top 16 of 1,000 classes. Labels with a transform keep more.
         student_temperature: divides the student's logits, for all parts of the target.
         reduction: "mean" or "sum" over the batch, or "none": one loss per row.
         targets, target_weight: hard labels, int64 [B], and their share, a number or floating [B].

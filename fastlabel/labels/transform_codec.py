@@ -22,6 +22,7 @@ from fastlabel.system.arguments import one_of
 
 NAME = "topk-log8-transform"
 _OWN = ("components", "step", "basis", "information_kept")
+MOST_BASIS_BYTES = 1 << 30
 TEMPERATURES = (1, 4, 20)  # at which a calibration says what its labels keep
 
 
@@ -51,6 +52,11 @@ class TransformCodec(TopKCodec):
         one_of("components", self.components, int, "an integer")
         if not 1 <= self.components <= self.num_classes:
             raise InputError(f"components is {self.components}, expected 1 to the {self.num_classes} classes")
+        if (self.components + 1) * self.num_classes * 2 > MOST_BASIS_BYTES:
+            raise InputError(
+                f"a basis of {self.components} components of {self.num_classes} classes takes more than "
+                f"{MOST_BASIS_BYTES} bytes; give fewer components"
+            )
         if not isinstance(self.step, float) or not 0 < self.step < math.inf:
             raise InputError(f"step is {self.step!r}, expected a positive finite number of nats")
         one_of("basis", self.basis_digest, str, "a digest")
@@ -76,6 +82,10 @@ class TransformCodec(TopKCodec):
         if self.basis is None:
             raise InputError("the codec has no basis: open it with its store, or give it one with `with_basis`")
         return self.basis
+
+    @property
+    def widest_bytes(self) -> int:
+        return max(super().widest_bytes, self.components)
 
     @property
     def nbytes_per_label(self) -> int:

@@ -172,12 +172,12 @@ class Manifest:
             if teacher.forward_batch < 1:
                 raise StoreError(f"teacher {teacher.name}: forward_batch {teacher.forward_batch} must be at least 1")
             teacher.check_classes(self.dataset.num_classes)
-            view_bytes = self.unit.samples * teacher.codec.k * teacher.codec.classes_dtype.itemsize
+            view_bytes = self.unit.samples * teacher.codec.widest_bytes
             if view_bytes > MAX_CHUNK_BYTES:
                 raise StoreError(
                     f"teacher {teacher.name}: the top {teacher.codec.k} classes of the {self.unit.samples} samples of "
-                    f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes, or use a store "
-                    "of its own for this teacher"
+                    f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes or coefficients, or use "
+                    "a store of its own for this teacher"
                 )
             if view_bytes > VIEW_BYTES and self.unit.samples > self.num_labelled:
                 raise StoreError(

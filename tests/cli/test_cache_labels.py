@@ -127,7 +127,7 @@ def test_a_killed_process_is_continued_to_the_same_bytes(photos: Path, teacher: 
 def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = ["--teacher", str(teacher), "--views", "200", "--k", "2", "--forward-batch", "4"]
+    arguments = ["--teacher", str(teacher), "--views", "200", "--k", "2", "--forward-batch", "4", "--transform", "2"]
     single = [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(one), *arguments]
     subprocess.run(single, check=True, capture_output=True, env=environment)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -262,3 +262,8 @@ def test_logits_are_averaged_over_teachers() -> None:
     torch.testing.assert_close(found, torch.softmax(mean / 4.0, 1), atol=1e-6, rtol=1e-4)
     with pytest.raises(InputError, match="head"):
         label_ops.average_logits([first, second.head], 4.0)
+
+
+def test_a_basis_of_more_than_a_gigabyte_is_refused() -> None:
+    with pytest.raises(InputError, match="fewer components"):
+        TransformCodec(1, 200_000, 4_000, 1.0)

@@ -113,10 +113,12 @@ def count_kill(store: Path, tally: Tally) -> None:
     tally.with_unrecorded_shards += bool(shards - records)
 
 
-def run(kills: int, seed: int, work: Path) -> Tally:
+def run(kills: int, seed: int, work: Path, transform: int) -> Tally:
     """Kill and resume until ``kills`` are done; then finish the last run, and compare it too."""
     rng, tally = random.Random(seed), Tally()
     arguments = prepare(work)
+    if transform:
+        arguments += ["--k=4", f"--transform={transform}", "--step=1"]
     whole, store = work / "whole.zarr", work / "killed" / "labels.zarr"
     began = time.monotonic()
     subprocess.run(command(arguments, whole), check=True, capture_output=True)
@@ -150,13 +152,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--transform", type=int, default=0, help="components; 0 for labels of the top K alone")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        tally = run(options.kills, options.seed, Path(work))
+        tally = run(options.kills, options.seed, Path(work), options.transform)
     result = asdict(tally) | {
         "seed": options.seed,
+        "transform": options.transform,
         "seconds": round(time.monotonic() - began),
         "date": str(date.today()),
     }
