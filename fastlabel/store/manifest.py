@@ -176,8 +176,8 @@ class Manifest:
             if view_bytes > MAX_CHUNK_BYTES:
                 raise StoreError(
                     f"teacher {teacher.name}: the top {teacher.codec.k} classes of the {self.unit.samples} samples of "
-                    f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes or coefficients, or use "
-                    "a store of its own for this teacher"
+                    f"a unit take {view_bytes} bytes, more than {MAX_CHUNK_BYTES}; keep fewer classes or "
+                    "coefficients, or use a store of its own for this teacher"
                 )
             if view_bytes > VIEW_BYTES and self.unit.samples > self.num_labelled:
                 raise StoreError(
