@@ -11,7 +11,7 @@ from itertools import product
 from torch import Tensor
 
 from fastlabel.errors import InputError
-from fastlabel.kernels.transform import LARGEST_CODE, largest_coefficients
+from fastlabel.kernels.transform import largest_coefficients
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.information import lost_nats
@@ -21,7 +21,25 @@ from fastlabel.store.store import compressed_bytes
 
 HEADS = (4, 8, 16)
 COMPONENTS = (64, 128, 256)
-STEPS = (8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)  # nats
+CODES = (
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    12,
+    14,
+    17,
+    20,
+    23,
+    27,
+    32,
+    38,
+    45,
+    64,
+    110,
+)  # steps in the largest coefficient: of any scale
 TOP_K = (16, 32, 100)  # of labels without a transform, for comparison
 MOST_VALUES = 256_000  # of logits that each candidate is tried on
 _AT = re.compile(r"(?P<value>[0-9.]+)@T(?P<temperature>[0-9.]+)")
@@ -124,7 +142,7 @@ def _candidates(fitted_MC: Tensor, tested_NC: Tensor, k: int | None) -> Iterator
     for components in sorted({min(count, whole.num_components) for count in COMPONENTS}):
         basis = whole.first(components)
         largest = largest_coefficients(tested_NC, basis.mean, basis.components).quantile(0.99)
-        steps = [step for step in STEPS if step * LARGEST_CODE >= float(largest)]
+        steps = [float(f"{float(largest) / codes:.2g}") for codes in CODES]
         for head, step in product(heads, steps):
             yield TransformCodec.of(basis, head, step)
     for head in sorted({min(head, num_classes) for head in TOP_K}):
