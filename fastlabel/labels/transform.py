@@ -130,10 +130,10 @@ class TransformLabels(TopKLabels):
                 f"tail is {tail!r}: labels with a transform know their tail; take labels.head.dense(tail={tail!r}) of "
                 "the top K alone"
             )
-        classes, codes, tail, coefficients = tuple[Tensor, ...](self._gathered)
+        classes, codes, mass, coefficients = tuple[Tensor, ...](self._gathered)
         basis = self.basis.mean, self.basis.components, self.step
         try:
-            return transform_probabilities(classes, codes, tail, coefficients, *basis, temperature)
+            return transform_probabilities(classes, codes, mass, coefficients, *basis, temperature)
         except ValueError as error:
             raise InputError(str(error)) from None
 
