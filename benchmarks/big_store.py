@@ -33,7 +33,7 @@ from fastlabel.inspection.inspect import Inspection, inspect_store
 from fastlabel.integrity.verify import verify_store
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.manifest import DatasetInfo, Manifest, Segment, TeacherInfo, Unit
 from fastlabel.store.store import LabelStore, compressed_bytes, empty_labels
 from fastlabel.store.units import ARRAYS, UnitAddress
@@ -132,7 +132,7 @@ def write_store(store: LabelStore, plain: Path) -> dict[str, Any]:
         started = time.perf_counter()
         store.write(unit, 0, labels, boxes)
         units.append(time.perf_counter() - started)
-        nbytes = sum(commit.shard_path(store.path, 0, name, unit).stat().st_size for name in ARRAYS)
+        nbytes = sum(store_units.shard_path(store.path, 0, name, unit).stat().st_size for name in ARRAYS)
         disk.append(_write_plain(plain, nbytes))
         written += nbytes
     shuffled = np.random.default_rng(0).permutation(len(labels["codes"][0]))

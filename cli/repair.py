@@ -46,7 +46,7 @@ def command(
     from fastlabel.integrity.repair import repair_store
     from fastlabel.system.signals import stop_requests
 
-    with stop_requests("finishing the unit in hand; once more stops at once") as stop:
+    with stop_requests("finishing the unit in hand; once more stops at once", patient=False) as stop:
         report = repair_store(store, data, named_teachers(teachers, trust_program), stop=stop, progress=True, **options)
     if as_json:
         click.echo(json.dumps(report.to_dict()))

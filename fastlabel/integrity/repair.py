@@ -88,12 +88,13 @@ def repair_store(
 
     Args:
         teachers: of the store, for the units that are damaged; for an ensemble all its networks.
-        device: that the teachers run on; default the kind that they labelled on, and no other is accepted.
+        device: that the teachers run on; default the kind that they labelled on. Units of teachers that labelled on
+            another kind are left: their labels would differ in last bits.
 
     Raises:
         StoreError: there is no store, another process writes to it, or a manifest is lost; says what to do.
         ManifestMismatchError: the dataset, a teacher or the device is another than the store's.
-        Interrupted: ``stop`` was requested.
+        Interrupted: ``stop`` was requested; while a unit is labelled, a first signal waits for its end.
     """
     path, beton = Path(path), Beton.open(beton)
     if not path.is_dir():
@@ -134,34 +135,41 @@ class _Repair:
     def records(self) -> None:
         """Write records anew that say the right thing in other bytes."""
         for state in self._states:
-            if state.record is not None and not state.sound and _only_record(state):
+            if state.record is not None and not state.sound and not state.ahead and _only_record(state):
                 content = node_text(record_node(state.record)).encode()
                 self._files[state.record_file] = content
                 if not self._dry_run:
                     put_file(self._path, state.record_file, content)
 
     def units(self, sources: Sequence[AnyTeacher], device: str | torch.device | None, stop: StopRequest | None) -> None:
-        """Label damaged units again."""
+        """Label damaged units again; leave those whose teacher is not at hand, or labelled on another device."""
+        self._left += [finding for state in self._states if state.ahead for finding in state.findings]
         bad = [state for state in self._states if _needs_labels(state) and state.record_file not in self._files]
-        if not bad or (self._dry_run and not sources):
-            self._units = [_repaired(state, None) for state in bad]
+        if not bad or not sources:
+            self._left += [finding for state in bad for finding in state.findings]
             return
         metadata, place = self._metadata, self._device(bad, device)
         assert metadata.manifest is not None
-        found = find_teachers(metadata.manifest, sources, place, str(self._path)) if sources else {}
+        found = find_teachers(metadata.manifest, sources, place, str(self._path))
         readable = self._dry_run or not any(finding.level == "error" for finding in metadata.findings)
-        todo = [state for state in bad if readable and state.teacher in found]
+        usable = {number for number in found if self._recorded_device(number) == place.type} if readable else set()
+        todo = [state for state in bad if state.teacher in usable]
         self._left += [finding for state in bad if state not in todo for finding in state.findings]
         if self._dry_run or not todo:
             self._units = [_repaired(state, None) for state in todo]
             return
         self._label(todo, found, place, stop)
 
+    def _recorded_device(self, teacher: int) -> str:
+        """The kind of device that a teacher, by its number in the store, labelled on."""
+        manifest = self._metadata.manifest
+        assert manifest is not None
+        return manifest.teachers[self._metadata.numbers.index(teacher)].device
+
     def _device(self, bad: list[UnitState], device: str | torch.device | None) -> torch.device:
-        assert self._metadata.manifest is not None
-        recorded = {self._metadata.manifest.teachers[state.teacher].device for state in bad}
+        recorded = {self._recorded_device(state.teacher) for state in bad}
         place = pick_device(device or min(recorded))
-        if recorded != {place.type}:
+        if place.type not in recorded:
             raise ManifestMismatchError(
                 f"damaged units of {self._path} were labelled on {' and '.join(sorted(recorded))}, this run takes "
                 f"{place.type}: labels would differ in last bits; repair them on the kind of device that made them"
@@ -179,7 +187,8 @@ class _Repair:
         forwards = {number: TeacherForward(found[number], infos[number], device) for number in found}
         crops = sum(state.unit.shape[0] * state.unit.shape[1] for state in todo)
         places = [(state.unit, [state.teacher]) for state in todo]
-        with Progress("repair", crops, "crops", shown=self._progress) as bar:
+        patience = nullcontext() if stop is None else stop.deferred()
+        with patience, Progress("repair", crops, "crops", shown=self._progress) as bar:
             # Writing a unit discards its record first: it is not committed until it is whole.
             done = label_units(store, places, images, forwards, bar.update, stop)
             for state, _ in zip(todo, done, strict=True):
@@ -197,8 +206,11 @@ class _Repair:
 
 
 def _needs_labels(state: UnitState) -> bool:
-    """A shard or the record is damaged; or there are shards whose record is lost, or was never written."""
-    return not state.sound if state.committed else bool(state.findings)
+    """A shard or the record is damaged; or there are shards whose record is lost, or was never written.
+
+    Not where the record is ahead of the store: labelling what the store knows of would lose the views beyond.
+    """
+    return not state.ahead and (not state.sound if state.committed else bool(state.findings))
 
 
 def _only_record(state: UnitState) -> bool:

@@ -49,6 +49,11 @@ class UnitState:
         return tuple(shard_file(self.teacher, name, self.unit) for name in self.arrays)
 
     @property
+    def ahead(self) -> bool:
+        """It has labels of more views than the store's metadata tells of: an old zarr.json is what is wrong."""
+        return self.record is not None and self.record.view_stop > self.unit.view_stop
+
+    @property
     def sound(self) -> bool:
         return self.committed and not any(finding.level == "error" for finding in self.findings)
 

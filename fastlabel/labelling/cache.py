@@ -28,13 +28,12 @@ from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labelling.options import FORWARD_BATCH, Execution, Labelling, choose_samples, view_policy
 from fastlabel.labelling.plausibility import warn_of_doubts
 from fastlabel.labelling.report import CacheReport
-from fastlabel.labelling.unit import label_units
+from fastlabel.labelling.unit import label_units, passes
 from fastlabel.labels.codec import TopKCodec
-from fastlabel.store import units as commit
-from fastlabel.store.grow import grown_store, plan_growth
+from fastlabel.store.grow import distinct_crops, grown_store, plan_growth
 from fastlabel.store.manifest import DECODE_VIEWS, Manifest
 from fastlabel.store.store import LabelStore
-from fastlabel.store.units import UnitAddress
+from fastlabel.store.units import UnitAddress, count_units, writing
 from fastlabel.system.arguments import one_of
 from fastlabel.system.devices import current_device, pick_device
 from fastlabel.system.progress import Progress
@@ -184,7 +183,7 @@ def _run(
             work = (growth.teachers, todo)
         numbers, todo = ranks.agree(work)
         if not ranks.first:
-            held.enter_context(commit.writing(path, shared=True))
+            held.enter_context(writing(path, shared=True))
         target = growth.store if ranks.first and growth.store else LabelStore.open(path)
         return _label(target, images, dict(zip(numbers, forwards, strict=True)), todo, execution)
 
@@ -237,19 +236,18 @@ def _label(
     """Label this rank's share of the units that lack some teachers, by number, and wait for the other ranks."""
     ranks, stop = execution.ranks, execution.stop
     open_units = [(unit, lacking) for unit, lacking in todo if lacking]
-    crops = store.num_views * len(store.ids)
-    missing = sum(unit.shape[0] * unit.shape[1] for unit, _ in open_units)
+    missing = distinct_crops(open_units)
+    there = store.num_views * len(store.ids) - missing
     share = open_units[ranks.rank :: ranks.world_size]
-    others = missing - sum(unit.shape[0] * unit.shape[1] for unit, _ in share)
     started = time.monotonic()
     patience = nullcontext() if stop is None else stop.deferred()
     with (
         patience,
         Progress(
             "cache-labels" if ranks.world_size == 1 else f"cache-labels, rank {ranks.rank} of {ranks.world_size}",
-            crops - others,
+            there + passes(share),
             "crops",
-            done=crops - missing,
+            done=there,
             shown=execution.progress,
             row=ranks.local_rank,
         ) as bar,
@@ -277,7 +275,7 @@ def _report(store: LabelStore, numbers: list[int], crops_done: int, units_done: 
         num_classes=teachers[0].codec.num_classes,
         crops=store.num_views * len(store.ids),
         crops_done=crops_done,
-        units=len(list(store.units())) * len(teachers),
+        units=count_units(store.manifest) * len(teachers),
         units_done=units_done,
         bytes_on_disk=sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
         seconds=seconds,

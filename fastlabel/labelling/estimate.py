@@ -12,10 +12,10 @@ from fastlabel.images.loader import ImageLoader
 from fastlabel.labelling.forward import TeacherForward
 from fastlabel.labelling.options import Labelling
 from fastlabel.labelling.report import CacheReport
-from fastlabel.labelling.unit import try_labelling
-from fastlabel.store import units as commit
+from fastlabel.labelling.unit import passes, try_labelling
 from fastlabel.store.grow import Growth
 from fastlabel.store.manifest import DECODE_VIEWS
+from fastlabel.store.units import count_units
 from fastlabel.system.progress import Progress
 
 SECONDS = 10.0  # of measuring, and no more; a batch that is begun is ended
@@ -34,7 +34,7 @@ def estimate(
     """What a run would do, extrapolated from a few batches."""
     infos = [forward.info for forward in forwards]
     views, crops = labelling.num_views, labelling.num_views * len(labelling.ids)
-    missing = sum(unit.shape[0] * unit.shape[1] for unit, _ in growth.todo())
+    missing = passes(growth.todo())
     ends, done, compressed = _measure(labelling, images, forwards, shown)
     speeds = _speeds(ends, done)
     return CacheReport(
@@ -46,7 +46,7 @@ def estimate(
         num_classes=infos[0].codec.num_classes,
         crops=crops,
         crops_done=0,
-        units=len(list(commit.addresses(growth.manifest))) * len(forwards),
+        units=count_units(growth.manifest) * len(forwards),
         units_done=0,
         bytes_on_disk=round(compressed / done[-1] * crops),
         seconds=missing * ends[-1] / done[-1],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +19,12 @@ from fastlabel.store.units import UnitAddress
 from fastlabel.system.signals import StopRequest
 
 Item = TypeVar("Item")
+Todo = Sequence[tuple[UnitAddress, list[int]]]  # units, or the views that they lack, and the teachers that lack them
+
+
+def passes(todo: Todo) -> int:
+    """How many crops it takes: one is made twice where one teacher lacks fewer views of its unit than another."""
+    return sum(unit.shape[0] * unit.shape[1] for unit, _ in todo)
 
 
 def label_units(
@@ -33,10 +39,13 @@ def label_units(
 
     Raises:
         Interrupted: ``stop`` was requested; between two units.
+        StoreError: a unit that is to gain views is damaged; before anything of it is labelled.
     """
     for unit, lacking in todo:
         if stop is not None:
             stop.check("what is committed is kept; give the same command again to go on")
+        for teacher in lacking:
+            store.check_grown(unit, teacher)
         yield unit, lacking, label_unit(store, unit, images, [forwards[one] for one in lacking], lacking, advance)
 
 

@@ -40,10 +40,6 @@ class Growth:
         """
         return [part for unit in addresses(self.manifest) for part in self._parts(unit)]
 
-    def lacking(self, unit: UnitAddress) -> list[int]:
-        """The run's teachers that lack some views of a unit of the grown store."""
-        return [teacher for _, teachers in self._parts(unit) for teacher in teachers]
-
     def _parts(self, unit: UnitAddress) -> list[tuple[UnitAddress, list[int]]]:
         lacking: dict[int, list[int]] = {}
         for teacher in self.teachers:
@@ -63,6 +59,15 @@ class Growth:
             return unit.view_start
         self.store.check_shards(known, teacher)
         return record.view_stop
+
+
+def distinct_crops(todo: Sequence[tuple[UnitAddress, list[int]]]) -> int:
+    """How many crops lack the label of some teacher, of what ``Growth.todo`` gives: each counted once."""
+    widest: dict[tuple[int, int], int] = {}
+    for unit, _ in todo:
+        place = unit.row, unit.column
+        widest[place] = max(widest.get(place, 0), unit.shape[0] * unit.shape[1])
+    return sum(widest.values())
 
 
 def plan_growth(path: Path, wanted: Manifest, ids: NDArray[np.int64]) -> Growth:

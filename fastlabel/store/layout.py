@@ -22,6 +22,7 @@ from fastlabel.system.regular_files import read_regular
 Node = dict[str, Any]  # the content of a zarr.json
 ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS = "fastlabel", "class_names", "samples", "units"
 BASIS = "basis"
+TEACHER_NUMBER = "teacher_number"  # binds a teacher's group to its folder; stores of before lack it
 AXES = {"tail": "summary", "coefficients": "component"}  # the last one of an array; of the others "kept"
 NODE, NODE_DIGEST = "zarr.json", "node_digest"
 # Names of 100,000 classes take 5 MB; what is larger or deeper was not written by a fastlabel.
@@ -86,7 +87,8 @@ def store_nodes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[s
 
 def _teacher_nodes(manifest: Manifest, teacher: int) -> dict[str, Node]:
     info, unit = manifest.teachers[teacher], manifest.unit
-    nodes = {str(teacher): _group({ATTRIBUTE: info.to_dict()}), f"{teacher}/{UNITS}": _group()}
+    attributes = {ATTRIBUTE: info.to_dict(), TEACHER_NUMBER: teacher}
+    nodes = {str(teacher): _group(attributes), f"{teacher}/{UNITS}": _group()}
     for name, (width, dtype) in columns(info.codec).items():
         nodes[f"{teacher}/{name}"] = _array(
             (manifest.num_views, manifest.num_rows, width),

@@ -22,7 +22,17 @@ from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store import layout
 from fastlabel.store.finding import Finding, without_path
-from fastlabel.store.layout import ATTRIBUTE, CLASS_NAMES, NODE, SAMPLES, Node, is_manifest, node_file, segment_file
+from fastlabel.store.layout import (
+    ATTRIBUTE,
+    CLASS_NAMES,
+    NODE,
+    SAMPLES,
+    TEACHER_NUMBER,
+    Node,
+    is_manifest,
+    node_file,
+    segment_file,
+)
 from fastlabel.store.manifest import MAX_TEACHERS, Manifest, TeacherInfo, check_version
 from fastlabel.store.shard import DamagedFileError, decode_chunk, most_chunk_bytes
 from fastlabel.store.units import ALL_ARRAYS, UnitAddress
@@ -149,16 +159,18 @@ def _read_manifests(found: Metadata) -> None:
         found.read(str(number), number)
         if str(number) in found.nodes:
             with found.reporting(node_file(str(number)), number):
-                infos[number] = _teacher_info(found.nodes[str(number)])
+                infos[number] = _teacher_info(found.nodes[str(number)], number)
     found.unread = tuple(number for number in range(count) if number not in infos)
     if infos:
         found.manifest = Manifest.from_dict(data | {"num_teachers": len(infos), "teachers": list(infos.values())})
         found.numbers = tuple(infos)
 
 
-def _teacher_info(node: Node) -> Any:
-    """The manifest of a teacher. StoreError unless all of it is known to this version."""
-    data = node["attributes"].get(ATTRIBUTE)
+def _teacher_info(node: Node, number: int) -> Any:
+    """The manifest of a teacher of that number. StoreError unless all of it is known to this version."""
+    data, place = node["attributes"].get(ATTRIBUTE), node["attributes"].get(TEACHER_NUMBER, number)
+    if type(place) is not int or place != number:
+        raise StoreError(f"is the folder of teacher {place!r}; folders of the store's teachers were moved or swapped")
     try:
         known = TeacherInfo.from_dict(data).to_dict()
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -186,6 +198,8 @@ def _check_nodes(found: Metadata, manifest: Manifest) -> None:
 
 def _check_node(found: Metadata, folder: str, wanted: Node, teacher: int | None, is_label_array: bool) -> None:
     one, other = layout.bare_node(found.nodes[folder]), layout.bare_node(wanted)
+    one["attributes"].pop(TEACHER_NUMBER, None)  # compared when the manifest was read, and stores of before lack it
+    other["attributes"].pop(TEACHER_NUMBER, None)
     shape, least = one.get("shape"), other.get("shape")
     if is_label_array and shape != least and least is not None and _covers(shape, least):
         problem = f"has the shape {shape}, of which the manifest uses {least}: a run that was to grow it was cut short"

@@ -210,6 +210,12 @@ class LabelStore:
                     f"{self.path}: unit {unit.key} of teacher {teacher} has lost its {name}; {self._remedy}"
                 )
 
+    def check_grown(self, unit: UnitAddress, teacher: int) -> None:
+        """StoreError unless the views that a unit has before its ``view_start`` are whole: what it gains joins them."""
+        before = replace(unit, view_start=unit.row * self.manifest.unit.views, view_stop=unit.view_start)
+        if before.view_start < before.view_stop:
+            self.check_labels(before, teacher, self.refusal(before, teacher))
+
     def write(self, unit: UnitAddress, teacher: int, labels: Labels, boxes: Sequence[NDArray[np.int32]]) -> None:
         """Write and commit one unit, or the views that a committed one lacks since the store has grown.
 

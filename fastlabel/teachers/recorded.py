@@ -73,8 +73,20 @@ def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: t
                 f"{name_of(source)} (weights {teacher.sha256[:12]}) is not {owner} "
                 f"(weights {one.sha256[:12]}): give the one that labelled it"
             )
+        _check_inputs(teacher, one, owner)
         loaded.append(teacher)
     return loaded[0] if info.ensemble is None else combine(loaded, info.ensemble, info.size)
+
+
+def _check_inputs(teacher: Teacher, one: TeacherInfo, owner: str) -> None:
+    """ManifestMismatchError where a teacher that was loaded before takes its images otherwise than recorded."""
+    spec = teacher.model.spec
+    for name in ("size", "mean", "std"):
+        has, wants = getattr(spec, name), getattr(one, name)
+        if has != wants:
+            raise ManifestMismatchError(
+                f"{teacher.name} has {name} {has}, {owner} labelled with {wants}: load it with that, or give its file"
+            )
 
 
 def _load(source: TeacherSpec | PathLike, one: TeacherInfo, device: torch.device, owner: str) -> Teacher:

@@ -17,7 +17,7 @@ from fastlabel.integrity.repair import repair_store
 from fastlabel.integrity.verify import verify_store
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.models.weights import CHECKPOINT_FORMAT
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.layout import node_text
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.teacher import Teacher
@@ -169,7 +169,8 @@ def test_without_the_teacher_its_units_are_left(store: Path, beton: Path) -> Non
     report = repair_store(store, beton, experts()[1:])
     assert [(unit.teacher, unit.unit) for unit in report.units] == [(1, "0.0")]
     assert {(finding.teacher, finding.unit) for finding in report.left} == {(0, "0.0")}
-    assert [unit.teacher for unit in repair_store(store, beton, dry_run=True).units] == [0]
+    planned = repair_store(store, beton, dry_run=True)
+    assert planned.units == () and {finding.teacher for finding in planned.left} == {0}
 
 
 def test_another_teacher_is_refused(store: Path, beton: Path) -> None:
@@ -198,7 +199,7 @@ def test_another_kind_of_device_is_refused(store: Path, beton: Path) -> None:
 
 
 def test_a_writer_at_work_is_not_disturbed(store: Path, beton: Path) -> None:
-    with commit.writing(store), pytest.raises(StoreError, match="another process"):
+    with store_units.writing(store), pytest.raises(StoreError, match="another process"):
         repair_store(store, beton, experts())
 
 
@@ -209,7 +210,7 @@ def test_an_interrupted_repair_goes_on(
     """Killed right after the record was removed, before or after the shards were written."""
     flip(store / "0/classes/c/0/0/0")
     flip(store / "0/codes/c/1/1/0")
-    written, write_unit = iter(range(calls_until_killed)), commit.write_unit
+    written, write_unit = iter(range(calls_until_killed)), store_units.write_unit
 
     def killed(*args: object) -> None:
         if next(written, None) is None:
@@ -217,7 +218,7 @@ def test_an_interrupted_repair_goes_on(
         write_unit(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(commit, "write_unit", killed)
+        patch.setattr(store_units, "write_unit", killed)
         with pytest.raises(KeyboardInterrupt) if calls_until_killed < 2 else monkeypatch.context():
             repair_store(store, beton, experts())
     # What is half done is not committed: no reader can take it for labels.
@@ -253,19 +254,73 @@ def test_command(store: Path, beton: Path, cli: Callable[..., Result]) -> None:
     flip(store / "0/classes/c/0/0/0")
     (store / "1/tail/zarr.json").unlink()
     dry = cli("repair", store, beton, "--dry-run")
-    assert dry.stdout.splitlines()[:2] == [
-        "would rebuild: 1/tail/zarr.json",
-        "would label again: unit 0.0 of teacher 0, views 0 to 1, rows 0 to 5",
-    ]
+    assert dry.exit_code == 1 and dry.stdout.startswith(
+        "would rebuild: 1/tail/zarr.json\nleft: error: 0/classes/c/0/0/0"
+    )
     without = cli("repair", store, beton)
     assert without.exit_code == 1 and "rebuilt: 1/tail/zarr.json" in without.stdout
     assert "name it with --teacher" in without.stdout
     model, checkpoint = experts()[0].model, store.with_name("expert.pt")
     content = {"format": CHECKPOINT_FORMAT, "spec": model.spec.to_dict(), "state": model.state_dict(), "epoch": 3}
     torch.save(content, checkpoint)
+    dry = cli("repair", store, beton, "--teacher", checkpoint, "--dry-run")
+    assert dry.exit_code == 0
+    assert dry.stdout.splitlines()[0] == "would label again: unit 0.0 of teacher 0, views 0 to 1, rows 0 to 5"
     done = cli("repair", store, beton, "--teacher", checkpoint, "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["units"][0]["same_labels"] is True
     assert cli("verify", store).exit_code == 0
+
+
+@pytest.mark.fault("11.4 teachers' folders that were swapped")
+def test_folders_of_teachers_that_were_swapped(store: Path, beton: Path) -> None:
+    """Each label would still meet its digest, and be taken for the other teacher's."""
+    for old, new in (("0", "swapped"), ("1", "0"), ("swapped", "1")):
+        (store / old).rename(store / new)
+    wanted = {
+        f"is the folder of teacher {1 - n}; folders of the store's teachers were moved or swapped" for n in (0, 1)
+    }
+    assert {error.problem for error in verify_store(store).errors if error.file.count("/") == 1} == wanted
+    with pytest.raises(StoreError, match="is the folder of teacher 1"):
+        LabelStore.open(store)
+    with pytest.raises(StoreError, match="put that file back"):
+        repair_store(store, beton, experts())
+
+
+@pytest.mark.fault("11 an old zarr.json beside newer records")
+def test_units_that_are_ahead_of_an_old_manifest_are_left(store: Path, beton: Path) -> None:
+    """To label the one view that the manifest knows of would lose the other."""
+    old = (store / "zarr.json").read_bytes()
+    options: dict[str, object] = {"views": 4, "k": 2, "size": 16, "forward_batch": 4}
+    cache_labels(beton, store, experts(), **options)  # type: ignore[arg-type]
+    grown = digests(store)
+    (store / "zarr.json").write_bytes(old)
+    before = digests(store)
+    report = repair_store(store, beton, experts())
+    assert digests(store) == before and report.units == report.files == ()
+    assert {error.problem for error in report.left} == {
+        "has views up to 3, more than the store: is its zarr.json an older one?"
+    }
+    cache_labels(beton, store, experts(), **options)  # type: ignore[arg-type]
+    assert digests(store) == grown
+
+
+@pytest.mark.fault("11 one device's damage hid another's")
+def test_units_of_another_device_are_left(store: Path, beton: Path) -> None:
+    node = json.loads((store / "1/zarr.json").read_text())
+    node["attributes"]["fastlabel"]["device"] = "cuda"
+    (store / "1/zarr.json").write_text(node_text(node))
+    flip(store / "0/classes/c/0/0/0")
+    report = repair_store(store, beton, experts(), device="cpu")
+    assert [(unit.teacher, unit.unit) for unit in report.units] == [(0, "0.0")]
+    assert {error.teacher for error in report.left} == {1}
+
+
+def test_a_loaded_teacher_with_other_colours_is_refused(store: Path, beton: Path) -> None:
+    flip(store / "0/classes/c/0/0/0")
+    other = experts()[0]
+    other.model.spec = replace(other.model.spec, mean=(0.1, 0.2, 0.3))
+    with pytest.raises(ManifestMismatchError, match=r"expert-0 has mean \(0.1, 0.2, 0.3\), .* labelled with"):
+        repair_store(store, beton, [other])
 
 
 @pytest.mark.fault("11.11 a folder in place of a file")

@@ -17,7 +17,7 @@ from fastlabel.images.loader import ImageLoader
 from fastlabel.labelling.cache import FORWARD_BATCH, _advise, cache_labels
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.store import manifest as manifest_module
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.teacher import Teacher
 from fastlabel.views import ViewPolicy
@@ -290,9 +290,30 @@ def test_a_lost_shard_is_an_error_with_a_remedy_that_works(make_store: MakeStore
     assert digests(path) == whole
 
 
+@pytest.mark.fault("11 damage was found after the labels that it spoils were made")
+@pytest.mark.usefixtures("small_units")
+def test_damaged_views_are_found_before_more_are_labelled(make_store: MakeStore) -> None:
+    """Three views in units of two: the unit of the last one is to gain a view."""
+    shard = make_store() / "0/codes/c/1/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    teacher, forwards = make_teacher(), []
+    teacher.model.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(StoreError, match=r"unit 1.0 of teacher 0 is damaged or lost"):
+        make_store(views=4, teachers=[teacher])
+    assert not forwards
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_crop_that_two_teachers_lack_counts_once(make_store: MakeStore) -> None:
+    beton, first = make_store().with_name("photos.beton"), make_teacher()
+    second = make_teacher(seed=1, name="second")
+    report = cache_labels(beton, make_store(), [first, second], views=4, k=2, size=16, forward_batch=4)
+    assert (report.crops, report.crops_done) == (48, 48)
+
+
 def test_two_writers_are_refused(make_store: MakeStore) -> None:
     path = make_store()
-    with commit.writing(path), pytest.raises(StoreError, match="another process is labelling into"):
+    with store_units.writing(path), pytest.raises(StoreError, match="another process is labelling into"):
         make_store()
     make_store()
 

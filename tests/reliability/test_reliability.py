@@ -50,11 +50,11 @@ def test_a_disk_that_became_read_only(tmp_path, disk):
 
 
 def test_a_store_that_vanishes_while_it_is_written(tmp_path, monkeypatch):
-    from fastlabel.store import units as commit
+    from fastlabel.store import units as store_units
 
     arguments = full_disk.prepare(tmp_path)
     store = tmp_path / "labels.zarr"
-    write_unit, written = commit.write_unit, []
+    write_unit, written = store_units.write_unit, []
 
     def vanish(*args, **options):
         write_unit(*args, **options)
@@ -62,6 +62,6 @@ def test_a_store_that_vanishes_while_it_is_written(tmp_path, monkeypatch):
         if len(written) == 2:
             shutil.rmtree(store)
 
-    monkeypatch.setattr(commit, "write_unit", vanish)
+    monkeypatch.setattr(store_units, "write_unit", vanish)
     code, line = full_disk.label(arguments, store)
     assert code == 1 and line.startswith("error: ") and str(store) in line

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fastlabel.errors import InputError, MissingLabelsError, StoreError
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.copy import CopyReport, copy_store
 from fastlabel.store.grow import grown_store
 from fastlabel.store.store import LabelStore
@@ -41,9 +41,9 @@ def of_teacher(path: Path, number: int, views: int) -> dict[str, str]:
     """SHA-256 of the shards and records of a teacher's units that lie below some number of views."""
     found = {}
     for unit in LabelStore.open(path).units():
-        if unit.view_stop <= views and commit.record_path(path, number, unit).exists():
-            files = [commit.shard_path(path, number, name, unit) for name in commit.ARRAYS]
-            for file in (*files, commit.record_path(path, number, unit)):
+        if unit.view_stop <= views and store_units.record_path(path, number, unit).exists():
+            files = [store_units.shard_path(path, number, name, unit) for name in store_units.ARRAYS]
+            for file in (*files, store_units.record_path(path, number, unit)):
                 found[str(file.relative_to(path / str(number)))] = file.read_bytes().hex()
     return found
 
@@ -205,8 +205,8 @@ def test_a_copy_while_a_run_labels_and_grows_the_source(tmp_path: Path) -> None:
         for views, ids, teachers in [(2, FEW, (A,)), (4, MORE, (A,)), (6, MORE, (A, B)), (8, MORE, (A, B))]:
             with grown_store(path, manifest(ids, views, teachers), np.array(ids), None) as growth:
                 assert growth.store is not None
-                for unit in growth.store.units():
-                    for number in growth.lacking(unit):
+                for unit, numbers in growth.todo():
+                    for number in numbers:
                         fill(growth.store, unit, number)
         stop.set()
 
@@ -235,7 +235,7 @@ def test_a_copy_while_a_run_labels_and_grows_the_source(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.copy import copy_store
 import shutil
 copied, original = [], shutil.copyfile
@@ -257,6 +257,28 @@ def test_a_killed_copy_leaves_nothing_that_the_next_does_not_sweep(source: Path,
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1
     copy_store(source, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+
+
+@pytest.mark.fault("11 a store that changed was called damaged")
+def test_a_source_that_grows_under_a_copy_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard of a unit is copied before it gains a view, the others after."""
+    path, original, copied = tmp_path / "s.zarr", shutil.copyfile, []
+    run(path, FEW, 1)
+    run(path, FEW, 3)
+
+    def copyfile(*args: Any) -> Any:
+        if str(args[0]).endswith("0/codes/c/1/0/0") and not copied:
+            copied.append(args)
+            run(path, FEW, 4)
+        return original(*args)
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    with pytest.raises(StoreError, match="changed while it was copied; copy it again"):
+        copy_store(path, tmp_path / "out.zarr")
+    assert copied and not (tmp_path / "out.zarr").exists()
+    check(LabelStore.open(copy_store(path, tmp_path / "out.zarr").store))
 
 
 def test_a_full_disk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

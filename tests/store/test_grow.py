@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from fastlabel.errors import InputError, ManifestMismatchError, MissingLabelsError, StoreError
 from fastlabel.integrity.verify import verify_store
 from fastlabel.labels.codec import TopKCodec
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.store.grow import grown_store, plan_growth
 from fastlabel.store.manifest import Unit
 from fastlabel.store.store import LabelStore
@@ -495,8 +495,8 @@ def dead_pid() -> int:
 HOLD = """
 import sys, time
 from pathlib import Path
-from fastlabel.store import units as commit
-with commit.writing(Path(sys.argv[1])):
+from fastlabel.store import units as store_units
+with store_units.writing(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -559,7 +559,10 @@ def test_what_a_dead_process_left_is_nobodys(tmp_path: Path) -> None:
     for name in (*others, f"{path.name}.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "left").write_text("{}")
-    with commit.writing(tmp_path / f"{path.name}.partial"), pytest.raises(StoreError, match="another process is writ"):
+    with (
+        store_units.writing(tmp_path / f"{path.name}.partial"),
+        pytest.raises(StoreError, match="another process is writ"),
+    ):
         run(path, FEW, 2)
     run(path, FEW, 2)
     assert sorted(left.name for left in tmp_path.iterdir()) == sorted([path.name, *others])

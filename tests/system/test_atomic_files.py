@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastlabel.errors import DatasetError, StoreError
-from fastlabel.store import units as commit
+from fastlabel.store import units as store_units
 from fastlabel.system.atomic_files import fsync, new_file, new_folder, write_file, write_if_possible
 
 Make = Callable[..., AbstractContextManager[Any]]
@@ -167,14 +167,14 @@ def test_a_file_that_vanished(tmp_path: Path) -> None:
 
 def test_ranks_share_the_lock_of_a_store_and_keep_others_out(tmp_path: Path) -> None:
     with ExitStack() as first_rank, ExitStack() as second_rank:
-        lock = first_rank.enter_context(commit.writing(tmp_path))
+        lock = first_rank.enter_context(store_units.writing(tmp_path))
         with pytest.raises(StoreError, match="another process"):
-            second_rank.enter_context(commit.writing(tmp_path, shared=True))
+            second_rank.enter_context(store_units.writing(tmp_path, shared=True))
         lock.share()
-        second_rank.enter_context(commit.writing(tmp_path, shared=True))
+        second_rank.enter_context(store_units.writing(tmp_path, shared=True))
         first_rank.close()  # it died, the second one still labels
-        with pytest.raises(StoreError, match="another process"), commit.writing(tmp_path):
+        with pytest.raises(StoreError, match="another process"), store_units.writing(tmp_path):
             pass
         second_rank.close()
-        with commit.writing(tmp_path):
+        with store_units.writing(tmp_path):
             pass
