@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastlabel.labelling.cache import cache_labels
     from fastlabel.labels.codec import TopKCodec
     from fastlabel.labels.loss import soft_cross_entropy
+    from fastlabel.labels.soft_label_loss import SoftLabelLoss
     from fastlabel.labels.sparse import SparseLabels
     from fastlabel.labels.topk import TopKLabels
     from fastlabel.labels.transform import TransformLabels
@@ -32,6 +33,7 @@ _HOMES = {
     "LabelPlane": "store.plane",
     "LabelStore": "store.store",
     "SoftLabelLoader": "loading.loader",
+    "SoftLabelLoss": "labels.soft_label_loss",
     "SparseLabels": "labels.sparse",
     "TopKCodec": "labels.codec",
     "TopKLabels": "labels.topk",
@@ -49,6 +51,7 @@ __all__ = [
     "LabelPlane",
     "LabelStore",
     "SoftLabelLoader",
+    "SoftLabelLoss",
     "SparseLabels",
     "TopKCodec",
     "TopKLabels",

@@ -21,7 +21,7 @@ from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.interruptions import Interruptions
-from fastlabel.train.objectives import PerSampleLoss, TrainingBatch
+from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, TrainingBatch, loss_of_epoch
 from fastlabel.train.process_group import backward, share_buffers, wrap
 from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
@@ -82,7 +82,7 @@ class Trainer:
 
     model: torch.nn.Module
     loader: EpochLoader
-    loss: PerSampleLoss
+    loss: PerSampleLoss | ScheduledLoss
     evaluate: Evaluate
     recipe: Recipe
     run: Run | None
@@ -165,8 +165,9 @@ class Trainer:
             return  # interrupted while it was evaluated
         self.model.train()
         self.loader.set_epoch(tally.epoch - 1)
+        loss = loss_of_epoch(self.loss, tally.epoch - 1)
         for batch in self.loader:
-            losses_B, logits_BC = self._step(batch, tally)
+            losses_B, logits_BC = self._step(batch, tally, loss)
             tally.add(losses_B, logits_BC, batch.targets)
             if self.reporter is not None:
                 self.reporter.step(self.loader.samples_in(tally.steps - 1))
@@ -176,14 +177,14 @@ class Trainer:
             if waits:
                 tally.settle()
 
-    def _step(self, batch: TrainingBatch, tally: Tally) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: TrainingBatch, tally: Tally, loss: PerSampleLoss) -> tuple[Tensor, Tensor]:
         set_lr(self.optimizer, self.recipe.lr_at((tally.epoch - 1) * len(self.loader) + tally.steps, len(self.loader)))
         # A rank without a sample of this batch takes part with one of no weight.
         empty = not len(batch.targets)
         images = batch.images.new_zeros((1, *batch.images.shape[1:])) if empty else batch.images
         with self.recipe.autocast(self.device):
             logits_BC = self.network(images)
-        losses_B = logits_BC.float().sum(dim=1) * 0 if empty else self.loss(logits_BC, batch)
+        losses_B = logits_BC.float().sum(dim=1) * 0 if empty else loss(logits_BC, batch)
         self.optimizer.zero_grad(set_to_none=True)
         backward(self._mean(losses_B, tally.steps), self.ranks)
         self.optimizer.step()

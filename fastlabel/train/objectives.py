@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from fastlabel.errors import InputError
 from fastlabel.labels.loss import SoftLabels, soft_cross_entropy
+from fastlabel.labels.soft_label_loss import SoftLabelLoss
+from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import check_temperature
 from fastlabel.teachers.precision import full_precision
 
@@ -30,6 +33,18 @@ class TrainingBatch(Protocol):
 
 PerSampleLoss = Callable[[Tensor, TrainingBatch], Tensor]
 """(student logits [B, C] in the network's own precision, batch) -> losses float32 [B] in nats."""
+
+
+@dataclass(frozen=True)
+class ScheduledLoss:
+    """A loss that changes from epoch to epoch: `at(epoch)` gives that of epoch 0, 1, ..."""
+
+    at: Callable[[int], PerSampleLoss]
+
+
+def loss_of_epoch(loss: PerSampleLoss | ScheduledLoss, epoch: int) -> PerSampleLoss:
+    """The loss of epoch 0, 1, ..."""
+    return loss.at(epoch) if isinstance(loss, ScheduledLoss) else loss
 
 
 def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
@@ -66,3 +81,34 @@ def online_loss(teacher: nn.Module, label_temperature: float = 1.0, student_temp
         return F.cross_entropy(logits_BC.float() / student_temperature, probs_BC, reduction="none")
 
     return per_sample_loss
+
+
+def cached_use(use: SoftLabelLoss) -> ScheduledLoss:
+    """The labels that the store holds for these very crops, used as `use` says."""
+
+    def at(epoch: int) -> PerSampleLoss:
+        def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
+            if batch.labels is None:
+                raise InputError("the loader gives no soft labels: open it with a label store")
+            return use.per_sample(logits_BC, batch.labels, batch.targets, epoch)
+
+        return per_sample_loss
+
+    return ScheduledLoss(at)
+
+
+def online_use(teacher: nn.Module, use: SoftLabelLoss) -> ScheduledLoss:
+    """The teacher's output on the images of the batch, used as `use` says: the oracle of `cached_use`."""
+    teacher.eval()
+
+    def at(epoch: int) -> PerSampleLoss:
+        temperature, _ = use.temperatures(epoch)
+
+        def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
+            with torch.no_grad(), full_precision(batch.images.device.type):
+                probs_BC = torch.softmax(teacher(batch.images).float() / temperature, dim=1)
+            return use.per_sample(logits_BC, SparseLabels.from_dense(probs_BC), batch.targets, epoch)
+
+        return hard_loss(use.label_smoothing) if use.phase(epoch) == "hard" else per_sample_loss
+
+    return ScheduledLoss(at)

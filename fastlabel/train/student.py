@@ -16,6 +16,7 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
 from fastlabel.inspection.truncation import information_kept
+from fastlabel.labels.soft_label_loss import SoftLabelLoss
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
 from fastlabel.models.classifier import Classifier, ModelSpec
@@ -40,12 +41,23 @@ from fastlabel.train.common import (
     tell,
 )
 from fastlabel.train.loop import Reporter, Trainer
-from fastlabel.train.objectives import PerSampleLoss, cached_loss, hard_loss, online_loss
+from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, cached_use, hard_loss, online_loss, online_use
 from fastlabel.train.process_group import training_ranks
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 
 LABELS = ("cache", "online", "hard")
+# Fields of a configuration that say how labels are used, and what they are where nothing is said.
+_USES: dict[str, Any] = {
+    "loss": "soft-ce",
+    "label_temperature": 1.0,
+    "student_temperature": 1.0,
+    "temperature_squared": False,
+    "keep": None,
+    "tail": "uniform",
+    "hard_weight": 0.0,
+    "phases": None,
+}
 EPOCHS_EVALUATED_EACH = 20
 LABELS_ASSESSED = 1000
 
@@ -60,6 +72,9 @@ class StudentConfig:
     store the labels are from. `views_per_image` crops of every image are
     trained on in each epoch, next to each other in a batch of the recipe's `batch_size` crops. `resident_bytes` of a
     GPU's memory may decoded images take: None for an eighth of what is free, 0 for none.
+
+    `loss`, both temperatures, `temperature_squared`, `keep`, `tail`, `hard_weight` and `phases` say how the labels are
+    used: see `SoftLabelLoss`.
     """
 
     data: str | Path
@@ -75,8 +90,14 @@ class StudentConfig:
     ipc: int | None = None
     ipc_seed: int | None = None
     views_per_image: int = 1
-    label_temperature: float = 1.0
-    student_temperature: float = 1.0
+    label_temperature: float | str = 1.0
+    student_temperature: float | str = 1.0
+    loss: str = "soft-ce"
+    temperature_squared: bool = False
+    keep: int | None = None
+    tail: str = "uniform"
+    hard_weight: float = 0.0
+    phases: str | None = None
     seed: int = 0
     keep_every: int = 0
     eval_every: int | None = None
@@ -93,10 +114,25 @@ class StudentConfig:
         images_per_batch(self.recipe.batch_size, self.views_per_image)
         if (self.labels == "online") != (self.teacher is not None):
             raise InputError(f"a teacher is given for online labels, and only for these: labels are {self.labels}")
-        if self.labels != "hard" and self.recipe.label_smoothing:
+        use = self.use
+        for name, schedule in zip(("label_temperature", "student_temperature"), use.schedules, strict=True):
+            object.__setattr__(self, name, schedule.plain())
+        if self.labels == "hard":
+            changed = [name for name in _USES if getattr(self, name) != _USES[name]]
+            if changed:
+                what = "temperatures are" if changed[0].endswith("temperature") else f"{changed[0]} is"
+                raise InputError(f"{what} for soft labels: leave it out with hard labels")
+        elif self.recipe.label_smoothing and not (use.hard_weight or use.phases):
             raise InputError("label smoothing is for hard labels: leave it at 0 with soft ones")
-        if self.labels == "hard" and (self.label_temperature != 1 or self.student_temperature != 1):
-            raise InputError("temperatures are for soft labels: leave them at 1 with hard labels")
+
+    @property
+    def use(self) -> SoftLabelLoss:
+        """How the labels are used."""
+        return SoftLabelLoss(
+            label_smoothing=self.recipe.label_smoothing,
+            epochs=self.recipe.epochs,
+            **{name: getattr(self, name) for name in _USES},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -187,34 +223,39 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
 def _tell_what_is_kept(config: StudentConfig, store: LabelStore, reporter: Reporter | None) -> None:
     """How much of a label is left at the temperature asked for; a warning where it is less than a half."""
     codec = store.manifest.teachers[config.teacher_index].codec
+    temperature = config.use.schedules[0].highest
     if isinstance(codec, TransformCodec):
-        kept = codec.kept_at(config.label_temperature)
+        kept = codec.kept_at(temperature)
         if kept is not None:
-            what = (
-                f"at temperature {config.label_temperature:g} the labels keep about {kept:.0%} of what the teacher said"
-            )
+            what = f"at temperature {temperature:g} the labels keep about {kept:.0%} of what the teacher said"
             advice = f": a step of {codec.step:g} nats is too coarse for it" if kept < 0.5 else ""
             tell(reporter, f"{'warning: ' * bool(advice)}{what} (measured when the store began){advice}")
         return
     rows = np.linspace(0, len(store.ids) - 1, min(len(store.ids), LABELS_ASSESSED)).astype(np.int64)
     labels = store.plane(view=0, teacher=config.teacher_index)[store.ids[rows]]
-    share = information_kept(labels, config.label_temperature)
+    share = information_kept(labels, temperature)
     if share < 0.5 or (reporter is not None and labels.k < labels.num_classes):
-        what = f"at temperature {config.label_temperature:g} the labels keep about {share:.0%} of what the teacher said"
+        what = f"at temperature {temperature:g} the labels keep about {share:.0%} of what the teacher said"
         advice = f": {labels.k} of {labels.num_classes} classes are too few for it" if share < 0.5 else ""
         tell(reporter, f"{'warning: ' * bool(advice)}{what} (estimated from {len(labels)} of them){advice}")
 
 
-def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) -> PerSampleLoss:
+def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) -> PerSampleLoss | ScheduledLoss:
     if config.labels == "hard":
         return hard_loss(config.recipe.label_smoothing)
+    use, codec = config.use, labeller.codec
     if config.teacher is None:
-        return cached_loss(config.label_temperature, config.student_temperature)
+        use.check_labels(codec.k, codec.num_classes, isinstance(codec, TransformCodec))
+        return cached_use(use)
+    use.check_labels(codec.num_classes, codec.num_classes)
     sources = [config.teacher] if isinstance(config.teacher, (str, Path)) else list(config.teacher)
     specs = [TeacherSpec(source, trust_program=config.trust_program) for source in sources]
     teacher = recorded_teacher(labeller, specs, device, f"teacher {config.teacher_index} of {config.store}")
     network = LabellingNetwork(teacher).to(device)
-    return online_loss(network, config.label_temperature, config.student_temperature)
+    plain = all(getattr(config, name) == _USES[name] for name in _USES if not name.endswith("temperature"))
+    if plain and all(schedule.constant for schedule in use.schedules):
+        return online_loss(network, *use.temperatures(0))
+    return online_use(network, use)
 
 
 def _classes(config: StudentConfig, data: Beton, teacher: TeacherInfo) -> tuple[int, tuple[int, ...] | None]:
@@ -245,8 +286,7 @@ def _identity(
         "command": "train-student",
         "arch": config.arch,
         "labels": config.labels,
-        "label_temperature": config.label_temperature,
-        "student_temperature": config.student_temperature,
+        **_use_identity(config),
         "ipc": config.ipc,
         "ipc_seed": config.ipc_seed,
         "images": len(ids),
@@ -264,3 +304,10 @@ def _identity(
         "data": data.fingerprint(),
         "val": val.fingerprint(),
     }
+
+
+def _use_identity(config: StudentConfig) -> dict[str, Any]:
+    """How labels are used; temperatures always, and of the rest what is not as it was before it could be said."""
+    label, student = (schedule.plain() for schedule in config.use.schedules)
+    said = {name: getattr(config, name) for name in _USES if getattr(config, name) != _USES[name]}
+    return {**said, "label_temperature": label, "student_temperature": student}
