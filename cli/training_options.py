@@ -27,6 +27,13 @@ _RECIPE = [
     click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
     click.option("--warmup", type=float, default=0.0, show_default=True, help="Epochs of linear warmup."),
     click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Of hard labels."),
+    click.option(
+        "--ema",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Decay in each step of an average of the weights, which is tested and kept; 0: none.",
+    ),
     click.option("--amp/--no-amp", default=None, help="Train and evaluate in bfloat16.  [default: on CUDA]"),
     click.option("--compile", is_flag=True, help="Train the network as torch.compile makes it."),
 ]

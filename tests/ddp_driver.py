@@ -33,7 +33,8 @@ def student_arguments(folder: Path, out: Path) -> list[str]:
     """A student's command line."""
     arguments = ["train-student", folder / "data.beton", folder / "labels.zarr", "--val", folder / "data.beton"]
     arguments += ["--arch", ARCH, "--out", out, "--epochs", EPOCHS, "--batch-size", BATCH]
-    return [*map(str, arguments), "--device", "cpu", "--eval-every", "5"]
+    uses = ["--ema", "0.9", "--temperature", "step:4,0.5,5,1", "--phases", "soft:8,hard:4,soft:8"]
+    return [*map(str, arguments), "--device", "cpu", "--eval-every", "5", *uses]
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlabel.models.classifier import Classifier
 from fastlabel.models.weights import CHECKPOINT_FORMAT, read_checkpoint
@@ -35,13 +35,18 @@ def save_checkpoint(
         "epoch": epoch,
         "metrics": dict(metrics),
         **({"categories": list(model.categories)} if model.categories else {}),
-        "state": {name: _portable(tensor) for name, tensor in model.state_dict().items()},
+        "state": portable_state(model),
         **(extra or {}),
     }
     # torch.save puts the name of the file into its bytes; a buffer has none.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_file(path, buffer.getvalue())
+
+
+def portable_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights on the CPU, each with its own memory."""
+    return {name: _portable(tensor) for name, tensor in model.state_dict().items()}
 
 
 def epoch_path(run: Path, epoch: int) -> Path:

@@ -18,7 +18,7 @@ from fastlabel.errors import InputError
 from fastlabel.models.classifier import Classifier
 from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest, stop_requests
-from fastlabel.train.checkpoint import epoch_path, save_checkpoint
+from fastlabel.train.checkpoint import epoch_path, portable_state, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.interruptions import Interruptions
 from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, TrainingBatch, loss_of_epoch
@@ -26,6 +26,7 @@ from fastlabel.train.process_group import backward, share_buffers, wrap
 from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
 from fastlabel.train.run_folder import Run
+from fastlabel.train.weight_average import WeightAverage
 
 EPOCHS_BETWEEN_READS = 100  # of a training without a folder
 _TIMINGS = ("seconds", "images_per_second")
@@ -76,6 +77,7 @@ class Trainer:
     Trainer, and the gradient of a step is that of the whole batch.
 
     `trunk` is the part of the model that takes the images of the loader and of `evaluate`; by default all of it.
+    With `ema` in the recipe, what is tested and kept is the average of the weights; the state to go on from has both.
     Without a `run` nothing is saved, signals are the caller's, the model may be any network, and losses are read
     (a GPU waits for that) every 100 epochs only, and where the model is evaluated.
     """
@@ -105,6 +107,7 @@ class Trainer:
         self.model.to(self.device)
         self.trunk = self.model if self.trunk is None else self.trunk
         self.optimizer = self.recipe.make_optimizer(self.trunk.parameters())
+        self._average = WeightAverage(self.model, self.trunk, self.recipe.ema) if self.recipe.ema else None
         self._interruptions = Interruptions(self.ranks)
 
     def fit(self, resume: bool = False) -> list[dict[str, Any]]:
@@ -142,9 +145,9 @@ class Trainer:
         lr = self.recipe.lr_at(tally.epoch * len(self.loader) - 1, len(self.loader))
         metrics = {"epoch": tally.epoch, **tally.metrics(self.ranks), "lr": lr}
         if self._due(tally.epoch, self.eval_every):
-            share_buffers(self.model, self.ranks)
-            assert self.trunk is not None
-            metrics |= self.evaluate(self.trunk, partial(self._between, tally))
+            tested: Any = self._average or self
+            share_buffers(tested.model, self.ranks)
+            metrics |= self.evaluate(tested.trunk, partial(self._between, tally))
         if self.run is None:
             self.history.append(metrics)
         else:
@@ -188,6 +191,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         backward(self._mean(losses_B, tally.steps), self.ranks)
         self.optimizer.step()
+        if self._average is not None:
+            self._average.update()
         taken = len(batch.targets)
         return losses_B.detach()[:taken], logits_BC.detach()[:taken]
 
@@ -228,13 +233,16 @@ class Trainer:
         if self.ranks.first:
             extra = {"optimizer": self.optimizer.state_dict(), "loader": self.loader.state_dict(), "ranks": ranks}
             extra["config"] = dict(run.identity)
+            if self._average is not None:
+                extra["trained"] = portable_state(self.model)
             self._checkpoint(run.path / "last.pt", epoch, metrics, extra)
         self._interruptions.saved(time.monotonic() - began)
 
     def _checkpoint(
         self, path: Path, epoch: int, metrics: Mapping[str, Any], extra: Mapping[str, Any] | None = None
     ) -> None:
-        save_checkpoint(path, cast(Classifier, self.model), epoch=epoch, metrics=metrics, extra=extra)
+        tested = self._average.model if self._average is not None else self.model
+        save_checkpoint(path, cast(Classifier, tested), epoch=epoch, metrics=metrics, extra=extra)
 
     def _restore(self, last: dict[str, Any] | None) -> Tally:
         """Take up the last state saved; the tally of the epoch to go on with."""
@@ -242,7 +250,9 @@ class Trainer:
             if self.run and self.keep_every and self.ranks.first:
                 self._checkpoint(epoch_path(self.run.path, 0), 0, {})
             return Tally(1)
-        self.model.load_state_dict(last["state"])
+        self.model.load_state_dict(last["state"] if self._average is None else last["trained"])
+        if self._average is not None:
+            self._average.model.load_state_dict(last["state"])
         load_optimizer(self.optimizer, last["optimizer"])
         self.loader.load_state_dict(last["loader"])
         tally = Tally(last["epoch"] + 1)

@@ -177,6 +177,8 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
     ids = student_ids(config, data, store)
     if config.labels == "cache" and ranks.first:
         _tell_what_is_kept(config, store, reporter)
+    if config.loss == "dist" and not ranks.alone and ranks.first:
+        tell(reporter, f"dist compares the samples of a batch in each class: on {ranks.world_size} ranks those of each")
     num_classes, class_map = _classes(config, data, teacher)
     if class_map is not None:
         # Without names a validation set may have fewer classes: they are the first ones.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -28,6 +30,13 @@ def test_cosine_equals_that_of_torch():
         assert value == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+
+
+def test_half_a_cosine_ends_at_half_the_rate():
+    """As RDED's code: (1 + cos(pi epoch / epochs / 2)) / 2."""
+    values = rates(schedule="half-cosine", steps_per_epoch=1, epochs=300)
+    assert values == pytest.approx([0.5 * (1 + math.cos(math.pi * e / 300 / 2)) for e in range(300)])
+    assert values[0] == 1 and 0.5 < values[-1] < 0.503
 
 
 def test_step_falls_by_its_factor_at_each_quarter():
@@ -70,6 +79,9 @@ def test_optimizers():
 def test_round_trip():
     recipe = Recipe(epochs=3, optimizer="adamw", schedule="step", warmup=1)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+    averaged = Recipe(epochs=3, ema=0.99)
+    assert Recipe.from_dict(averaged.to_dict()) == averaged
+    assert "ema" not in recipe.to_dict()  # runs of before have none, and go on
 
 
 @pytest.mark.parametrize(
@@ -85,6 +97,8 @@ def test_round_trip():
         {"optimizer": "adam"},
         {"schedule": "linear"},
         {"label_smoothing": 1},
+        {"ema": 1},
+        {"ema": -0.1},
         {"schedule": "onecycle", "warmup": 1},
     ],
 )
