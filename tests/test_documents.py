@@ -22,8 +22,8 @@ WRITTEN = re.compile(r"`([\w.-]+(?:/[\w.*-]+)*/?)`")
 PUBLIC = {
     "fastlabel": "Batch FastlabelError LabelPlane LabelStore SoftLabelLoader SoftLabelLoss SparseLabels TopKCodec "
     "TopKLabels TransformCodec TransformLabels ViewPolicy cache_labels label_ops soft_cross_entropy",
-    "fastlabel.label_ops": "average average_logits entropy keep_top mix random_injection remove_class renormalise "
-    "replace_by_hard shuffle_rest smoothed_like swap top1",
+    "fastlabel.label_ops": "accuracy_weights average average_logits average_scaled_logits entropy keep_top mix "
+    "random_injection remove_class renormalise replace_by_hard shuffle_rest smoothed_like swap top1",
     "fastlabel.train": "Recipe Reporter Result StudentConfig TeacherConfig train_student train_teacher",
     "fastlabel.teachers": "TeacherSpec",
     "fastlabel.inspection": "Inspection inspect_store",

@@ -15,7 +15,8 @@ from fastlabel.studies.report import Report, Table, lines_panel
 from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study
 
-RULES = ("mean-logits", "mean-probs")
+USUAL = ("mean-logits", "mean-probs")
+RULES = (*USUAL, "scaled-logits", "by-accuracy")
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
@@ -41,7 +42,12 @@ def _experts(bench: Workbench, cell: Params) -> list[Expert]:
 
 def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels:
     labels = [bench.labels(expert, ids) for expert in _experts(bench, cell)]
-    if cell["rule"] == "mean-logits":
+    if cell["rule"] == "scaled-logits" and len(labels) > 1:
+        return label_ops.average_scaled_logits(labels)
+    if cell["rule"] == "by-accuracy" and len(labels) > 1:
+        accuracies = [bench.experts[number].accuracy(epoch) for number, epoch in _experts(bench, cell)]
+        return label_ops.average_logits(labels, weights=label_ops.accuracy_weights(accuracies))
+    if cell["rule"] != "mean-probs":
         return label_ops.average_logits(labels)
     return label_ops.average([one.sparse() for one in labels])
 
@@ -89,7 +95,7 @@ STUDY = Study(
         Axis("ipc", int, (10,), "Images per class."),
         Axis("epoch", int, None, "Expert epochs.  [default: the last]"),
         Axis("members", int, None, "How many experts.  [default: 1, 2, ... all]"),
-        Axis("rule", str, RULES, f"{' or '.join(RULES)}."),
+        Axis("rule", str, USUAL, f"{', '.join(RULES)}: docs/labels.md."),
     ),
     cells=_cells,
     experts=_experts,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastlabel import label_ops
 from fastlabel.errors import InputError
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.studies.registry import STUDIES, find_study
@@ -269,6 +270,21 @@ def test_ensembles_are_means_before_or_after_the_softmax(ran):
         torch.testing.assert_close(labels, mean, atol=1e-4, rtol=1e-3)
 
 
+def test_weighted_ensembles(ran):
+    run = ran("ensemble")
+    ids, experts = np.arange(6), [(0, 3), (1, 3)]
+    run.bench.label(experts, ids)
+    labels = [run.bench.labels(expert, ids) for expert in experts]
+    weights = label_ops.accuracy_weights([run.bench.experts[number].accuracy(3) for number in (0, 1)])
+    expected = {
+        "by-accuracy": label_ops.average_logits(labels, weights=weights),
+        "scaled-logits": label_ops.average_scaled_logits(labels),
+    }
+    for rule, wanted in expected.items():
+        cell = {"ipc": 2, "epoch": 3, "members": 2, "rule": rule}
+        torch.testing.assert_close(run.study.target(run.bench, cell, ids, 0).dense(), wanted.dense())
+
+
 def test_selection_takes_images_of_the_experts_deciles(ran):
     run = ran("selection")
     targets = run.bench.data.targets
@@ -342,7 +358,11 @@ def test_a_class_without_a_test_image(data, experts, tmp_path):
         ("zero-shot", {"class": (5,)}, r"classes are 0 to 4, not \[5\]"),
         ("zero-shot", {"epoch": (1, 2)}, "one --epoch, not 1, 2"),
         ("ensemble", {"members": (3,)}, r"there are 2 experts; members cannot be \[3\]"),
-        ("ensemble", {"rule": ("median",)}, "unknown rule median: known are mean-logits, mean-probs"),
+        (
+            "ensemble",
+            {"rule": ("median",)},
+            "unknown rule median: known are mean-logits, mean-probs, scaled-logits, by-",
+        ),
         ("selection", {"strategy": ("easy",)}, "unknown strategy easy: known are 0, 1"),
         ("selection", {"epoch": (1, 2)}, "one --epoch, not 1, 2"),
         ("structure", {"epoch": (9,)}, "no checkpoint of epoch 9"),
