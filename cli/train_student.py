@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fastlabel.cli.label_options import label_use_options, take_temperatures
+from fastlabel.cli.recipe_option import apply_recipe, recipe_option
 from fastlabel.cli.teacher_options import trust_option
 from fastlabel.cli.training_options import ProgressBar, print_result, recipe_options, run_options, take_recipe
 
@@ -44,6 +45,7 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
     help="Crops of each image in a step, cut from one decode, with their own labels. An epoch then trains on M crops "
     "of every image: for as many crops give an M-th of the epochs. --batch-size counts crops.",
 )
+@recipe_option
 @label_use_options
 @click.option("--keep-every", type=int, default=0, show_default=True, help="Keep every n-th epoch; 0: the last.")
 @click.option("--eval-every", type=int, help="[default: 1 up to 20 epochs, else about 10 evaluations in all]")
@@ -59,6 +61,7 @@ def command(as_json: bool, teacher: tuple[str, ...], **options: Any) -> None:
     """
     from fastlabel.train import StudentConfig, train_student
 
+    apply_recipe(click.get_current_context(), options)
     take_temperatures(options)
     with ProgressBar() as bar:
         result = train_student(StudentConfig(recipe=take_recipe(options), teacher=teacher or None, **options), bar)

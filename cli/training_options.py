@@ -23,8 +23,13 @@ _RECIPE = [
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
     click.option("--lr", type=float, help=f"Highest learning rate.  [default: {_RATES}]"),
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd."),
+    click.option("--nesterov/--no-nesterov", default=True, show_default=True, help="Of sgd with a momentum."),
     click.option("--weight-decay", type=float, default=5e-4, show_default=True),
     click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True),
+    click.option("--step-factor", type=float, default=0.3, show_default=True, help="Of the rate at each step."),
+    click.option(
+        "--step-fraction", type=float, default=0.25, show_default=True, help="Share of all epochs between steps."
+    ),
     click.option("--warmup", type=float, default=0.0, show_default=True, help="Epochs of linear warmup."),
     click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="Of hard labels."),
     click.option(

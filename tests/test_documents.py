@@ -24,7 +24,8 @@ PUBLIC = {
     "TopKLabels TransformCodec TransformLabels ViewPolicy cache_labels label_ops soft_cross_entropy",
     "fastlabel.label_ops": "accuracy_weights average average_logits average_scaled_logits entropy keep_top mix "
     "random_injection remove_class renormalise replace_by_hard shuffle_rest smoothed_like swap top1",
-    "fastlabel.train": "Recipe Reporter Result StudentConfig TeacherConfig train_student train_teacher",
+    "fastlabel.train": "NamedRecipe Recipe Reporter Result StudentConfig TeacherConfig find_recipe train_student "
+    "train_teacher",
     "fastlabel.teachers": "TeacherSpec",
     "fastlabel.inspection": "Inspection inspect_store",
     "fastlabel.integrity": "repair_store verify_store",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from fastlabel.dataset.write import write_dataset
+from fastlabel.labelling.cache import cache_labels
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.models.classifier import Classifier, ModelSpec
@@ -16,6 +21,7 @@ from fastlabel.train.loop import Trainer
 from fastlabel.train.objectives import hard_loss
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
+from tests.stores import make_teacher
 
 SPEC = ModelSpec("convnet-d1-w8", num_classes=4, size=8)
 
@@ -87,3 +93,28 @@ def make_trainer():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory):
+    """24 images of 16 pixels and 3 classes, a store of 2 views with all classes."""
+    folder = tmp_path_factory.mktemp("small")
+    for index, pixels in enumerate(np.random.default_rng(4).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)):
+        place = folder / "images" / f"class{index % 3}" / f"{index:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    write_dataset(folder / "images", folder / "data.beton", write_mode="raw", progress=False)
+    cache_labels(folder / "data.beton", folder / "labels.zarr", [make_teacher()], views=2, k=3, policy="pad-crop")
+    return SimpleNamespace(data=folder / "data.beton", store=folder / "labels.zarr")
+
+
+@pytest.fixture
+def train_command(small_store, cli, tmp_path):
+    """train_command(*options, out="run", epochs=3) -> the result of train-student on that store."""
+
+    def run(*options, out="run", epochs=3):
+        files = ["train-student", small_store.data, small_store.store, "--val", small_store.data, "--device", "cpu"]
+        usual = ["--arch", "convnet-d1-w8", "--epochs", epochs, "--batch-size", 8]
+        return cli(*files, *usual, "--out", tmp_path / out, *options)
+
+    return run

@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fastlabel import SoftLabelLoss, SparseLabels
-from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import InputError
-from fastlabel.labelling.cache import cache_labels
 from fastlabel.train import Recipe, StudentConfig
 from fastlabel.train.objectives import cached_use, loss_of_epoch, online_use
-from tests.stores import make_teacher
 
 from .conftest import MemoryBatch, MemoryLoader
 
 ARCH = "convnet-d1-w8"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """24 images of 16 pixels and 3 classes, a store of 2 views with all classes."""
-    folder = tmp_path_factory.mktemp("uses")
-    for index, pixels in enumerate(np.random.default_rng(4).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)):
-        place = folder / "images" / f"class{index % 3}" / f"{index:02d}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
-    write_dataset(folder / "images", folder / "data.beton", write_mode="raw", progress=False)
-    cache_labels(folder / "data.beton", folder / "labels.zarr", [make_teacher()], views=2, k=3, policy="pad-crop")
-    return SimpleNamespace(data=folder / "data.beton", store=folder / "labels.zarr")
-
-
-@pytest.fixture
-def train(data, cli, tmp_path):
-    """train(*options, out="run", epochs=3) -> the result of the command."""
-
-    def run(*options, out="run", epochs=3):
-        files = ["train-student", data.data, data.store, "--val", data.data, "--arch", ARCH, "--device", "cpu"]
-        return cli(*files, "--out", tmp_path / out, "--epochs", epochs, "--batch-size", 8, *options)
-
-    return run
 
 
 def losses(folder):
@@ -52,25 +22,25 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_a_run_says_how_it_uses_labels_and_continues_only_so(train, tmp_path):
+def test_a_run_says_how_it_uses_labels_and_continues_only_so(train_command, tmp_path):
     options = ["--loss", "kl", "--temperature", "step:8,0.5,1,2", "--student-temperature", "1", "--keep", 2]
     options += ["--tail", "renormalise", "--hard-weight", 0.25, "--phases", "soft:1,hard:1,soft:1"]
-    done = train(*options)
+    done = train_command(*options)
     assert done.exit_code == 0, done.stderr
     run = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
     said = {"loss": "kl", "keep": 2, "tail": "renormalise", "hard_weight": 0.25, "phases": "soft:1,hard:1,soft:1"}
     assert run.items() >= {**said, "label_temperature": "step:8,0.5,1,2", "student_temperature": 1.0}.items()
     # The same labels in the same order, but for the second epoch, which is hard.
-    hard = train("--labels", "hard", out="hard")
+    hard = train_command("--labels", "hard", out="hard")
     assert hard.exit_code == 0 and len(set(losses(tmp_path / "run"))) == 3
-    other = train("--loss", "soft-ce", *options[2:], "--resume")
+    other = train_command("--loss", "soft-ce", *options[2:], "--resume")
     assert other.exit_code == 2 and "its loss is kl" in other.stderr.replace('"', "")
 
 
 @pytest.mark.slow
-def test_a_run_of_before_has_the_same_identity(train, tmp_path):
+def test_a_run_of_before_has_the_same_identity(train_command, tmp_path):
     """What was there before these options is written as it was."""
-    assert train("--label-temperature", 2, epochs=1).exit_code == 0
+    assert train_command("--label-temperature", 2, epochs=1).exit_code == 0
     run = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
     assert (run["label_temperature"], run["student_temperature"]) == (2.0, 1.0)
     assert not {"loss", "keep", "tail", "hard_weight", "phases", "temperature_squared"} & set(run)
@@ -88,8 +58,8 @@ def test_a_run_of_before_has_the_same_identity(train, tmp_path):
         (["--loss", "l2"], "'l2' is not one of"),
     ],
 )
-def test_bad_options_are_one_line_and_write_nothing(train, tmp_path, options, message):
-    refused = train(*options)
+def test_bad_options_are_one_line_and_write_nothing(train_command, tmp_path, options, message):
+    refused = train_command(*options)
     assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
     assert not (tmp_path / "run").exists()
 
