@@ -71,7 +71,7 @@ def random_teacher(arch: str, size: int, device: torch.device) -> Teacher:
 def cases(run: Run, folder: Path) -> dict[str, Callable[[], Any]]:
     """The whole run and its two limits; each makes all crops of the run once."""
     number, ids = count(), np.arange(run.samples)
-    images = make_image_loader(run.beton, run.policy, decode_batch_size(run.policy.size, run.device), 0, run.device)
+    images = make_image_loader(run.beton, run.policy, decode_batch_size(run.policy, run.device), 0, run.device)
     info = describe(run.teacher, run.beton, K, run.device, run.forward_batch)
     forward = TeacherForward(run.teacher, info, run.device)
     size = run.policy.size

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastlabel.cli.mixing_options import mixing_options, take_mixing
 from fastlabel.cli.teacher_options import take_teachers, teacher_options
 from fastlabel.system.progress import duration
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the random crops.")
+@mixing_options
 @click.option("--ipc", type=click.IntRange(min=1), metavar="N", help="Label N random images per class only.")
 @click.option(
     "--subset",
@@ -88,6 +90,7 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     from fastlabel.system.signals import stop_requests
 
     options["goal"] = _goal(*(options.pop(name) for name in ("budget", "keep_information", "max_kl")))
+    options["mixing"] = take_mixing(options)
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
     ranks = Ranks.current()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastlabel.loading.loader import Batch, SoftLabelLoader
     from fastlabel.store.plane import LabelPlane
     from fastlabel.store.store import LabelStore
-    from fastlabel.views import ViewPolicy
+    from fastlabel.views import Mixing, ViewPolicy
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "FastlabelError": "errors",
     "LabelPlane": "store.plane",
     "LabelStore": "store.store",
+    "Mixing": "views",
     "SoftLabelLoader": "loading.loader",
     "SoftLabelLoss": "labels.soft_label_loss",
     "SparseLabels": "labels.sparse",
@@ -50,6 +51,7 @@ __all__ = [
     "FastlabelError",
     "LabelPlane",
     "LabelStore",
+    "Mixing",
     "SoftLabelLoader",
     "SoftLabelLoss",
     "SparseLabels",

@@ -49,7 +49,9 @@ def _draw_accuracies(axes: Any, all_cells: Sequence[DemoCell], teacher_accuracy:
 
 def _draw_labels(figure: Any, beton: Beton, store: LabelStore, rows: int = 4) -> None:
     ids = _least_certain(store, rows)
-    with ImageLoader(beton, store.views, rows).epoch(ids, [0]) as epoch:
+    images = ImageLoader(beton, store.views, rows)
+    images.partners = store.partners
+    with images.epoch(ids, [0]) as epoch:
         crops = next(epoch).images[:, 0].numpy()
     probabilities = store.plane(view=0)[ids].dense().numpy()
     names = store.class_names or tuple(map(str, range(store.num_classes)))

@@ -19,6 +19,7 @@ from fastlabel.images.decode_whole import decode_whole
 from fastlabel.images.loader import Epoch, ImageBatch, ImageLoader
 from fastlabel.images.resident import ResidentImages, make_room, room_bytes
 from fastlabel.images.staging import Staging
+from fastlabel.kernels.mix_crops import mix_crops_
 from fastlabel.kernels.resized_crops import bad_boxes, resized_crops
 from fastlabel.system.arguments import at_least
 from fastlabel.system.streams import receive
@@ -124,6 +125,7 @@ class DeviceImageLoader(ImageLoader):
         self._resident = make_room(self.device, wanted, self._nbytes, most)
 
     def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> DeviceBatch:
+        asked, (ids, mixes) = ids, self._mix(ids, views)
         boxes, resident = self._boxes(ids, views), self._resident
         self._check_boxes(ids, boxes)
         with self._staging.stream():
@@ -138,7 +140,9 @@ class DeviceImageLoader(ImageLoader):
                 parts = _parts(self._nbytes[ids], PART_BYTES)
                 crops = [self._crops(*self._whole_images(ids[rows]), ids[rows], boxes[rows]) for rows in parts]
             images = crops[0] if len(crops) == 1 else torch.cat(crops)
-        return DeviceBatch(ids, images, self._staging.event())
+            if mixes is not None:
+                mix_crops_(images, mixes)
+        return DeviceBatch(asked, images[: len(asked)], self._staging.event())
 
     def _whole_images(self, ids: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
         """Pixels of some samples on the device, where each begins there; good until two more calls."""

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Full, Queue
 from types import TracebackType
 from typing import Any
@@ -22,9 +22,11 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
 from fastlabel.images.buffers import BufferPool
 from fastlabel.images.decode import decode_views, explain
+from fastlabel.images.mixed_batch import mixed_batch
 from fastlabel.images.workspace import Workspace
+from fastlabel.kernels.mix_crops import mix_crops_
 from fastlabel.system.forks import renew_after_fork
-from fastlabel.views import ViewPolicy
+from fastlabel.views import Partners, ViewPolicy
 
 BATCHES_AHEAD = 2
 
@@ -55,6 +57,10 @@ class ImageLoader:
         batch_size: samples per batch; the last batch of an epoch may be smaller.
         num_workers: threads that decode; 0 takes all cores.
 
+    Attributes:
+        partners: who is mixed with whom, for a policy that mixes; to be set before the first epoch. A partner that is
+            not in the batch of a sample is decoded for it.
+
     One loader serves any number of epochs, one at a time, with any views, without compiling again.
     """
 
@@ -69,6 +75,7 @@ class ImageLoader:
         if num_workers < 0:
             raise InputError(f"num_workers {num_workers} must be 0 (all {most} cores) or more")
         self.beton, self.policy, self.batch_size = Beton.open(beton), policy, batch_size
+        self.partners: Partners | None = None
         self.num_workers = min(num_workers or most, most)
         file = self.beton
         self._workspace = Workspace(most, file.heights, file.widths, int(file.nbytes.max()), policy.size)
@@ -127,8 +134,13 @@ class ImageLoader:
         checked = self._check(ids)
         if len(checked) > self.batch_size:
             raise InputError(f"{len(checked)} samples are more than a batch of {self.batch_size}")
+        distinct, rows = np.unique(checked, return_inverse=True)
         with self.busy:
-            return self._decode(checked, views)
+            if self.policy.mixing is None or len(distinct) == len(checked):
+                return self._decode(checked, views)
+            # A pair is mixed once.
+            batch = self._decode(distinct, views)
+            return replace(batch, ids=checked, images=batch.received().images[torch.from_numpy(rows)])
 
     def _boxes(self, ids: NDArray[np.int64], views: Sequence[int]) -> NDArray[np.int32]:
         boxes = np.empty((len(ids), len(views), 5), np.int32)
@@ -143,14 +155,31 @@ class ImageLoader:
             reason = explain(int(status[first]), self.beton, int(ids[first]))
             raise ImageDecodeError(f"sample {ids[first]} of {self.beton.path} cannot be decoded: {reason}")
 
+    def _mix(self, ids: NDArray[np.int64], views: Sequence[int]) -> tuple[NDArray[np.int64], torch.Tensor | None]:
+        """The samples to decode for those that are asked for, which come first; and how their crops are mixed."""
+        if self.policy.mixing is None:
+            return ids, None
+        if self.partners is None:
+            raise InputError("views are mixed: set the loader's partners, which know the samples that may meet")
+        return mixed_batch(self.partners, ids, views)
+
     def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
-        beton, boxes = self.beton, self._boxes(ids, views)
-        out, images = self._pool(len(views)).take(len(ids))
-        status = np.zeros(len(ids), np.int64)
+        beton, (wanted, mixes) = self.beton, self._mix(ids, views)
+        boxes, status = self._boxes(wanted, views), np.zeros(len(wanted), np.int64)
+        out, images = self._room(len(wanted), len(views))
         where = (beton.file.descriptor, beton.index, beton.nbytes)
-        decode_views(ids, *where, boxes, out, status, *self._workspace.arrays())
-        self._check_status(ids, status)
-        return ImageBatch(ids, images)
+        decode_views(wanted, *where, boxes, out, status, *self._workspace.arrays())
+        self._check_status(wanted, status)
+        if mixes is not None:
+            mix_crops_(images, mixes)
+        return ImageBatch(ids, images[: len(ids)])
+
+    def _room(self, count: int, num_views: int) -> tuple[NDArray[np.uint8], torch.Tensor]:
+        """Memory for the crops of so many samples, as an array and a tensor."""
+        if count <= self.batch_size:
+            return self._pool(num_views).take(count)
+        out = np.empty((count, num_views, self.policy.size, self.policy.size, 3), np.uint8)
+        return out, torch.from_numpy(out)
 
 
 @dataclass(frozen=True)

@@ -125,18 +125,21 @@ def contact_sheet(
     if not common.size:  # views that have no sample in common, in a store that is partly committed
         return contact_sheet(data, opened, teacher=teacher, views=list(units)[:1], samples=samples, seed=seed, top=top)
     chosen = random_order(np.sort(common), seed, 0)[:samples]
-    crops = ImageLoader(data, opened.views, len(chosen)).decode(chosen, list(units)).images.numpy()
+    images = ImageLoader(data, opened.views, len(chosen))
+    images.partners = opened.partners
+    crops = images.decode(chosen, list(units)).images.numpy()
     info = opened.manifest.teachers[teacher]
     columns_of = class_of_target(info, opened.num_classes)
     names = names_of_classes(info, opened.class_names or data.class_names)
     sheet: list[list[Cell]] = [[] for _ in chosen]
     for column, (view, group) in enumerate(units.items()):
         for unit in group:
-            rows = np.flatnonzero(np.isin(chosen, opened.unit_ids(unit)))
+            ids = opened.unit_ids(unit)
+            rows, order = np.flatnonzero(np.isin(chosen, ids)), np.argsort(ids)
             if not rows.size:
                 continue
             opened.check_unit_boxes(unit, view, data.heights, data.widths, teacher)
-            at = np.searchsorted(opened.unit_ids(unit), chosen[rows])
+            at = order[np.searchsorted(ids, chosen[rows], sorter=order)]
             labels = opened.unit_labels(unit, range(view, view + 1), teacher)[0][at]
             hard = None if columns_of is None else columns_of[data.targets[chosen[rows]]]
             for row, bars in zip(rows, _bars(labels, hard, names, top), strict=True):

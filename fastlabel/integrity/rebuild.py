@@ -17,6 +17,7 @@ from fastlabel.store.metadata import Metadata
 from fastlabel.store.store import empty_store
 from fastlabel.store.units import make_way
 from fastlabel.system.atomic_files import fsync, write_file
+from fastlabel.views import segment_order
 
 
 def check_manifests(metadata: Metadata) -> None:
@@ -65,7 +66,8 @@ def _segments(metadata: Metadata, beton: Beton) -> list[NDArray[np.int64] | None
     for number, (stored, segment) in enumerate(zip(metadata.segments, metadata.manifest.samples, strict=True)):
         others = [ids for at, ids in enumerate(found) if at != number and ids is not None]
         before = np.concatenate([np.zeros(0, np.int64), *others])
-        candidates = (np.setdiff1d(choice, before) for choice in _choices(beton, metadata.manifest.views.seed))
+        views = metadata.manifest.views
+        candidates = (segment_order(views, np.setdiff1d(choice, before)) for choice in _choices(beton, views.seed))
         known = (ids for ids in candidates if len(ids) == segment.count and ids_digest(ids) == segment.digest)
         found.append(stored if stored is not None else next(known, None))
     return found

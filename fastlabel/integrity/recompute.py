@@ -66,6 +66,8 @@ def check_dataset(metadata: Metadata, units: Sequence[UnitState], beton: Beton, 
 def _check_boxes(metadata: Metadata, units: Sequence[UnitState], beton: Beton) -> Iterator[Finding]:
     manifest = metadata.manifest
     assert manifest is not None
+    if manifest.views.mixing is not None and metadata.partners is None:
+        return  # ids are damaged, which is found elsewhere: nobody knows the pairs
     by_unit: dict[UnitAddress, list[UnitState]] = {}
     for state in units:
         by_unit.setdefault(state.unit, []).append(state)
@@ -73,9 +75,9 @@ def _check_boxes(metadata: Metadata, units: Sequence[UnitState], beton: Beton) -
         ids = metadata.unit_ids(unit)
         if ids is None:
             continue
-        sizes = beton.heights[ids], beton.widths[ids]
+        sizes = beton.heights, beton.widths
         records = {state.teacher: state.record for state in states if state.record is not None}
-        for teacher, view in other_boxes(manifest.views, unit, ids, sizes, records):
+        for teacher, view in other_boxes(manifest.views, metadata.partners, unit, ids, sizes, records):
             problem = "records other crop boxes than this dataset and this version of fastlabel give"
             yield UnitPlace(teacher, unit).error(record_file(teacher, unit), problem, view)
 
@@ -140,6 +142,7 @@ class _TeacherCheck:
         info = metadata.manifest.teachers[index]
         self._metadata, self._reader, self._info = metadata, UnitReader(metadata, index), info
         self._images = ImageLoader(beton, metadata.manifest.views, info.forward_batch)
+        self._images.partners = metadata.partners
         self._forward = TeacherForward(teacher, info, device)
         self._rounding, self._tolerate = Rounding.of(info), tolerate or device.type != info.device
         self._found = Recomputed()

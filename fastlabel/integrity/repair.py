@@ -181,9 +181,8 @@ class _Repair:
     ) -> None:
         store = LabelStore.open(self._path)
         infos, policy = store.manifest.teachers, store.views
-        images = make_image_loader(
-            self._beton, policy, decode_batch_size(policy.size, device), self._num_workers, device
-        )
+        images = make_image_loader(self._beton, policy, decode_batch_size(policy, device), self._num_workers, device)
+        images.partners = store.partners
         forwards = {number: TeacherForward(found[number], infos[number], device) for number in found}
         crops = sum(state.unit.shape[0] * state.unit.shape[1] for state in todo)
         places = [(state.unit, [state.teacher]) for state in todo]

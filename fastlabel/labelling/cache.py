@@ -42,7 +42,7 @@ from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.load import load_teachers
 from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
-from fastlabel.views import ViewPolicy
+from fastlabel.views import Mixing, Partners, ViewPolicy, segment_order
 
 DEFAULT_POLICY = "random-resized-crop"
 # A rank may wait for another one's unit, which takes as long as its teacher takes; torchrun ends those whose peer died.
@@ -62,6 +62,7 @@ def cache_labels(
     *,
     policy: ViewPolicy | str = DEFAULT_POLICY,
     flip: bool | None = None,
+    mixing: Mixing | None = None,
     ipc: int | None = None,
     subset: ArrayLike | None = None,
     num_workers: int = 0,
@@ -91,6 +92,7 @@ def cache_labels(
         seed: of the views, and of the samples that `ipc` chooses; default 0.
         policy: the name of a view policy, or a policy, whose size, seed and flip no argument may contradict.
         flip: whether a policy given by name mirrors half of the crops; default True.
+        mixing: CutMix or MixUp of the crops of pairs of samples, for a policy given by name: `Mixing.of(cutmix=1.0)`.
         ipc: label only that many random images per class.
         subset: label only these samples, by index in the file.
         decode_batch: samples decoded at a time; no influence on the result.
@@ -120,7 +122,7 @@ def cache_labels(
     place = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
     models = load_teachers(teachers, place, beton, policy.size if isinstance(policy, ViewPolicy) else size, ensemble)
-    policy = view_policy(policy, size, seed, flip, models[0].model.spec.size)
+    policy = view_policy(policy, size, seed, flip, models[0].model.spec.size, mixing)
     labelling = Labelling(
         beton=beton,
         ids=choose_samples(beton, ipc, subset, policy.seed if seed is None else seed),
@@ -158,8 +160,11 @@ def _run(
     if ranks.first:
         beton.fingerprint(execution.progress)  # kept in a file, for the ranks that see it
     ranks.agree(None)
-    decode_batch = execution.decode_batch or decode_batch_size(labelling.policy.size, labelling.device)
+    decode_batch = execution.decode_batch or decode_batch_size(labelling.policy, labelling.device)
     images = make_image_loader(beton, labelling.policy, decode_batch, execution.num_workers, labelling.device)
+    # Until there is a store, which may be of more segments than this run alone would make.
+    alone = [segment_order(labelling.policy, labelling.ids)]
+    images.partners = Partners.of(labelling.policy, alone, beton.num_samples)
     codecs: Sequence[TopKCodec] | None = None
     choices: Sequence[Choice] = ()
     if wanted is not None:
@@ -185,6 +190,7 @@ def _run(
         if not ranks.first:
             held.enter_context(writing(path, shared=True))
         target = growth.store if ranks.first and growth.store else LabelStore.open(path)
+        images.partners = target.partners
         return _label(target, images, dict(zip(numbers, forwards, strict=True)), todo, execution)
 
 
@@ -217,13 +223,15 @@ def _check_ranks(ranks: Ranks, manifest: Manifest) -> None:
             )
 
 
-def decode_batch_size(size: int, device: torch.device) -> int:
+def decode_batch_size(policy: ViewPolicy, device: torch.device) -> int:
     """Samples per decode, so that a batch of eight views stays near 16 MB whatever the size of a crop.
 
-    Crops on a GPU take none of the CPU's memory, and its many threads want a few images each.
+    Crops on a GPU take none of the CPU's memory, and its many threads want a few images each. Where views are mixed,
+    whole blocks, so that each image is decoded once.
     """
     least = 64 if crops_on_device(device) else 8
-    return max(least, min(512, (16 << 20) // (DECODE_VIEWS * size * size * 3)))
+    count = max(least, min(512, (16 << 20) // (DECODE_VIEWS * policy.size * policy.size * 3)))
+    return count if policy.mixing is None else -(-count // policy.mixing.block) * policy.mixing.block
 
 
 def _label(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.recorded import describe
 from fastlabel.teachers.teacher import Teacher
-from fastlabel.views import ViewPolicy
+from fastlabel.views import Mixing, ViewPolicy, segment_order
 
 FORWARD_BATCH = {"cpu": 64, "cuda": 256}
 
@@ -61,7 +61,7 @@ class Labelling:
         largest = max(info.codec.nbytes_per_label for info in infos)
         manifest = Manifest(
             DatasetInfo(self.beton.num_samples, self.beton.num_classes, self.beton.fingerprint()),
-            (Segment(len(self.ids), ids_digest(self.ids)),),
+            (Segment(len(self.ids), ids_digest(segment_order(self.policy, self.ids))),),
             self.policy,
             self.num_views,
             Unit.for_store(self.num_views, len(self.ids), largest),
@@ -91,7 +91,12 @@ class Execution:
 
 
 def view_policy(
-    policy: ViewPolicy | str, size: int | None, seed: int | None, flip: bool | None, own_size: int
+    policy: ViewPolicy | str,
+    size: int | None,
+    seed: int | None,
+    flip: bool | None,
+    own_size: int,
+    mixing: Mixing | None = None,
 ) -> ViewPolicy:
     """The policy of a name, or the one given. InputError where an argument says otherwise than a given policy.
 
@@ -99,8 +104,9 @@ def view_policy(
         own_size: side in pixels of what the first teacher takes, for a policy of a name without a size.
     """
     if isinstance(policy, str):
-        return ViewPolicy.from_name(policy, size or own_size, seed or 0, True if flip is None else flip)
-    for name, value in (("size", size), ("seed", seed), ("flip", flip)):
+        named = ViewPolicy.from_name(policy, size or own_size, seed or 0, True if flip is None else flip)
+        return replace(named, mixing=mixing)
+    for name, value in (("size", size), ("seed", seed), ("flip", flip), ("mixing", mixing)):
         own = getattr(policy, name)
         if value is not None and value != own:
             raise InputError(f"{name}={value} contradicts the view policy, whose {name} is {own}: leave {name} out")

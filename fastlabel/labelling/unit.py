@@ -17,6 +17,7 @@ from fastlabel.store.manifest import DECODE_VIEWS
 from fastlabel.store.store import LabelStore, compressed_bytes, empty_labels
 from fastlabel.store.units import UnitAddress
 from fastlabel.system.signals import StopRequest
+from fastlabel.views import crop_table
 
 Item = TypeVar("Item")
 Todo = Sequence[tuple[UnitAddress, list[int]]]  # units, or the views that they lack, and the teachers that lack them
@@ -71,8 +72,8 @@ def label_unit(
                 for arrays, encoded, forward in zip(labels, batch.finish(forwards), forwards, strict=True):
                     _store_rows(arrays, batch.view - unit.view_start, batch.rows, forward.info.codec.arrays(encoded))
                 advance(len(batch.ids))
-    sizes = images.beton.heights[ids], images.beton.widths[ids]
-    boxes = [images.policy.boxes(view, ids, *sizes) for view in range(unit.view_start, unit.view_stop)]
+    sizes = images.beton.heights, images.beton.widths
+    boxes = [crop_table(images.policy, images.partners, view, ids, *sizes) for view in unit.views]
     for teacher, arrays in zip(teachers, labels, strict=True):
         store.write(unit, teacher, arrays, boxes)
     return labels

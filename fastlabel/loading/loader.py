@@ -26,7 +26,7 @@ from fastlabel.store.plane import PlaneStack
 from fastlabel.store.store import LabelStore
 from fastlabel.system.arguments import at_least, integer_between, integer_vector, one_of
 from fastlabel.system.devices import pick_device
-from fastlabel.views import MAX_VIEW, ViewPolicy
+from fastlabel.views import MAX_VIEW, Partners, ViewPolicy, segment_order
 
 __all__ = ["Batch", "SoftLabelLoader", "images_per_batch"]
 
@@ -121,7 +121,9 @@ class SoftLabelLoader:
         self.policy = self.store.views if self.store else policy
         assert self.policy is not None
         self._class_map = check_class_map(class_map, self.beton.num_classes)
-        self.plan = EpochPlan(self._choose(indices), self.batching, self.store.num_views if self.store else None)
+        ids = self._choose(indices)
+        partners = self.store.partners if self.store else _partners(self.policy, ids, self.beton.num_samples)
+        self.plan = EpochPlan(ids, self.batching, self.store.num_views if self.store else None, partners)
         self.num_workers = at_least("num_workers", num_workers, 0)
         # No larger than what there is: its memory is taken at once.
         share = min(self.share.count(self.batching.images), len(self.ids))
@@ -131,6 +133,7 @@ class SoftLabelLoader:
         self._images = make_image_loader(
             self.beton, self.policy, share, self.num_workers, self.device, resident_bytes, self.ids
         )
+        self._images.partners = partners
         self._planes = PlanePrefetcher(self.store, self.beton, self.teacher, self.device) if self.store else None
         self._next = self._place = Place(0)
 
@@ -326,3 +329,8 @@ class SoftLabelLoader:
             where = "labelled in this store" if self.store else f"in {self.beton.path}"
             raise MissingLabelsError(f"{missing.size} of the indices are not {where}, sample {missing[0]} for one")
         return chosen
+
+
+def _partners(policy: ViewPolicy, ids: NDArray[np.int64], num_samples: int) -> Partners | None:
+    """Those of samples that no store has: all that are visited are one segment."""
+    return Partners.of(policy, [segment_order(policy, np.unique(ids))], num_samples)

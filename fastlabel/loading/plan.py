@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastlabel.errors import InputError
 from fastlabel.sampling import random_order, view_of_epoch
 from fastlabel.system.arguments import at_least, boolean, integer_between
-from fastlabel.views import MAX_SEED
+from fastlabel.views import MAX_SEED, Partners
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,13 @@ class EpochPlan:
         ids: int64 [N], the samples that an epoch visits.
         batching: how they become batches.
         num_views: of the store, which epochs take in turns; None where there are as many as one likes.
+        partners: who is mixed with whom, where views are mixed: an order that is shuffled keeps them beside each other.
     """
 
     ids: NDArray[np.int64]
     batching: Batching
     num_views: int | None = None
+    partners: Partners | None = None
 
     def __post_init__(self) -> None:
         if not self.num_batches:
@@ -83,7 +85,10 @@ class EpochPlan:
 
     def samples(self, epoch: int, after: int = 0) -> NDArray[np.int64]:
         """int64: the samples of an epoch in their order, without those of its first `after` batches."""
-        ids = random_order(self.ids, self.batching.seed, epoch) if self.batching.shuffle else self.ids
+        ids = self.ids
+        if self.batching.shuffle:
+            ids = random_order(ids, self.batching.seed, epoch)
+            ids = ids if self.partners is None else beside_partners(ids, self.partners, self.views(epoch))
         return ids[after * self.batching.images : self.num_batches * self.batching.images]
 
     def views(self, epoch: int) -> list[int]:
@@ -93,6 +98,24 @@ class EpochPlan:
         if self.num_views is None:
             return list(numbers)
         return [view_of_epoch(number, self.num_views, self.batching.seed) for number in numbers]
+
+
+def beside_partners(ids: NDArray[np.int64], partners: Partners, views: list[int]) -> NDArray[np.int64]:
+    """`ids` in an order as random as pairs can have it: of one view each sample beside its partner, of several blocks.
+
+    So a batch of an even size, or of a multiple of the block, has both of a pair, and no image is decoded twice.
+    """
+    places = np.arange(len(ids))
+    if len(views) == 1:
+        where = np.full(len(partners.blocks), len(ids))
+        where[ids] = places
+        first = np.minimum(places, where[partners.of_view(views[0])[ids]])
+    else:
+        blocks = partners.blocks[ids]
+        firsts = np.full(int(partners.blocks.max()) + 1, len(ids))
+        np.minimum.at(firsts, blocks, places)
+        first = firsts[blocks]
+    return ids[np.lexsort((places, first))]
 
 
 def images_per_batch(batch_size: int, views_per_image: int) -> int:

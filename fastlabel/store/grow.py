@@ -15,6 +15,7 @@ from fastlabel.errors import InputError, ManifestMismatchError
 from fastlabel.store.manifest import Manifest, Segment, TeacherInfo, check_same
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress, address, addresses, sweep, writing
+from fastlabel.views import segment_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Growth:
         store: what is there; None where there is nothing yet.
         manifest: of the store that the run fills.
         teachers: the number, in that store, of each teacher of the run.
-        new_ids: int64, ascending: samples that the store lacks. All of the run's where there is no store.
+        new_ids: int64, in `segment_order`: samples that the store lacks. All of the run's where there is no store.
     """
 
     store: LabelStore | None
@@ -82,13 +83,13 @@ def plan_growth(path: Path, wanted: Manifest, ids: NDArray[np.int64]) -> Growth:
     """
     _check_distinct(wanted.teachers)
     if not path.exists():
-        return Growth(None, wanted, tuple(range(len(wanted.teachers))), ids)
+        return Growth(None, wanted, tuple(range(len(wanted.teachers))), segment_order(wanted.views, ids))
     store = LabelStore.open(path)
     known = store.manifest
     # Units stay as they were cut: those that a larger run would choose may be others.
     check_same(str(path), known.shared_dict(), replace(wanted, unit=known.unit).shared_dict())
     _check_views(store, wanted.num_views)
-    new_ids = _new_samples(store, ids)
+    new_ids = segment_order(wanted.views, _new_samples(store, ids))
     teachers, numbers = list(known.teachers), []
     for info in wanted.teachers:
         numbers.append(_number(path, teachers, info))
@@ -117,7 +118,7 @@ def grown_store(
     """
     if not path.exists():
         plan_growth(path, wanted, ids)
-        LabelStore.create(path, wanted, [ids], class_names)
+        LabelStore.create(path, wanted, [segment_order(wanted.views, ids)], class_names)
     with writing(path) as lock:
         growth = plan_growth(path, wanted, ids)
         assert growth.store is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fastlabel.store.manifest import MAX_TEACHERS, Manifest, TeacherInfo, check_
 from fastlabel.store.shard import DamagedFileError, decode_chunk, most_chunk_bytes
 from fastlabel.store.units import ALL_ARRAYS, UnitAddress
 from fastlabel.system.regular_files import read_regular
+from fastlabel.views import Partners, segment_order
 
 
 @dataclass
@@ -68,6 +70,14 @@ class Metadata:
     def class_names(self) -> tuple[str, ...] | None:
         names = self.nodes[""]["attributes"].get(CLASS_NAMES)
         return tuple(map(str, names)) if isinstance(names, list) else None
+
+    @cached_property
+    def partners(self) -> Partners | None:
+        """Who is mixed with whom; None where no view is mixed, or the ids of a segment are damaged."""
+        held = [ids for ids in self.segments if ids is not None]
+        if self.manifest is None or len(held) < len(self.segments):
+            return None
+        return Partners.of(self.manifest.views, held, self.manifest.dataset.num_samples)
 
     @property
     def errors(self) -> list[Finding]:
@@ -251,8 +261,9 @@ def _read_segment(found: Metadata, number: int, manifest: Manifest) -> NDArray[n
         ids: NDArray[np.int64] = decode_chunk(data, shape, dtype)
         if ids_digest(ids) != segment.digest:
             raise DamagedFileError("its sample ids do not have the digest that the manifest gives")
-        if (ids[1:] <= ids[:-1]).any():
-            raise DamagedFileError("its sample ids do not ascend")
+        in_order = segment_order(manifest.views, ids)
+        if (ids != in_order).any() or (np.diff(np.sort(ids)) == 0).any():
+            raise DamagedFileError("its sample ids are not in their order, each once")
     except (OSError, DamagedFileError) as error:
         found.error(file, without_path(error, found.path / file))
         return None

@@ -29,7 +29,7 @@ from fastlabel.store.units import Record, UnitAddress
 from fastlabel.system.arguments import integer, one_of
 from fastlabel.system.atomic_files import new_folder
 from fastlabel.system.devices import pick_device
-from fastlabel.views import ViewPolicy
+from fastlabel.views import Partners, ViewPolicy
 
 
 class LabelStore:
@@ -66,7 +66,7 @@ class LabelStore:
         """Make an empty store, complete with all metadata or not at all.
 
         Args:
-            segments: the ids of each of the manifest's segments, ascending.
+            segments: the ids of each of the manifest's segments, in their `segment_order`.
 
         Raises:
             StoreError: something already exists at that path.
@@ -84,7 +84,7 @@ class LabelStore:
         that it does not name; the next one makes use of the former and replaces the latter.
 
         Args:
-            manifest: of the larger store. new_ids: of the segment that it has more, ascending; else empty.
+            manifest: of the larger store. new_ids: of the segment that it has more, in `segment_order`; else empty.
 
         Returns:
             The larger store; this object stays a valid view of the smaller one.
@@ -144,15 +144,20 @@ class LabelStore:
 
     @property
     def segments(self) -> list[NDArray[np.int64]]:
-        """int64, ascending: the samples of each of the manifest's segments, in the order of their rows."""
+        """int64: the samples of each of the manifest's segments in the order of their rows: see `segment_order`."""
         return [ids for ids in self._metadata.segments if ids is not None]  # all are there: `check` looked
 
     def unit_ids(self, unit: UnitAddress) -> NDArray[np.int64]:
-        """int64 [n], ascending: the samples of a unit, by index in the dataset file, in the order of its rows."""
+        """int64 [n]: the samples of a unit, by index in the dataset file, in the order of its rows."""
         ids = self._metadata.unit_ids(unit)
         if ids is None:
             raise StoreError(f"{self.path} has no rows {unit.sample_start} to {unit.sample_stop}")
         return ids
+
+    @property
+    def partners(self) -> Partners | None:
+        """Who is mixed with whom; None where no view is mixed."""
+        return self._metadata.partners
 
     def check_dataset(self, num_samples: int, fingerprint: str, data: str | os.PathLike[str]) -> None:
         """ManifestMismatchError unless the store was made from this dataset file.
@@ -225,7 +230,7 @@ class LabelStore:
             unit: as :meth:`units` gives it; or with a later ``view_start``, up to which it is committed.
             labels: "classes" [v, n, K], "codes" uint8 [v, n, K] and "tail" uint16 [v, n, 2] of the unit's v views
                 and n samples; and "coefficients" uint8 [v, n, R] where the codec has a transform.
-            boxes: int32 [n, 5] for each of its views.
+            boxes: int32 for each of its views, as `crop_table` gives them.
         """
         digests = tuple(
             units.labels_digest({name: values[v] for name, values in labels.items()}) for v in range(unit.shape[0])
@@ -316,8 +321,8 @@ class LabelStore:
     ) -> None:
         """As :meth:`check_boxes`, for the samples of one committed unit."""
         ids, records = self.unit_ids(unit), {teacher: self._committed(replace(unit, view_stop=view + 1), teacher)}
-        sizes = heights[ids], widths[ids]
-        for _ in other_boxes(self.views, unit, ids, sizes, records, range(view, view + 1)):
+        sizes = heights, widths
+        for _ in other_boxes(self.views, self.partners, unit, ids, sizes, records, range(view, view + 1)):
             raise ManifestMismatchError(
                 f"{self.path}: the crops of view {view} are not those that were labelled (samples {ids[0]} to "
                 f"{ids[-1]}); the dataset's image sizes or the code that makes crops have changed"
@@ -372,7 +377,7 @@ def empty_store(
     """The content, by path, of all files of a store that has no unit.
 
     Args:
-        segments: the ids of each of the manifest's segments, ascending.
+        segments: the ids of each of the manifest's segments, in their order.
     """
     nodes = layout.store_nodes(manifest, class_names)
     files = {layout.node_file(folder): layout.node_text(node).encode() for folder, node in nodes.items()}

@@ -15,7 +15,7 @@ from fastlabel.store.layout import columns
 from fastlabel.store.metadata import Metadata
 from fastlabel.store.shard import BY_COLUMN, DamagedFileError, Shard
 from fastlabel.store.units import Record, UnitAddress, boxes_digest, labels_digest, read_record, shard_file
-from fastlabel.views import ViewPolicy
+from fastlabel.views import Partners, ViewPolicy, crop_table
 
 Labels = dict[
     str, NDArray[Any]
@@ -121,6 +121,7 @@ class UnitReader:
 
 def other_boxes(
     policy: ViewPolicy,
+    partners: Partners | None,
     unit: UnitAddress,
     ids: NDArray[np.int64],
     sizes: tuple[NDArray[np.int32], NDArray[np.int32]],
@@ -130,12 +131,14 @@ def other_boxes(
     """(teacher, view) of all records of a unit whose crop boxes are not those that this code gives.
 
     Args:
-        ids: int64 [n], the unit's samples. sizes: heights and widths int32 [n] of their images, in pixels.
+        partners: of the store, where its views are mixed.
+        ids: int64 [n], the unit's samples.
+        sizes: heights and widths int32 [samples of the file] of all images, in pixels.
         records: of the unit, by teacher.
         views: those to compare; default all of the unit.
     """
     for view in views or range(unit.view_start, unit.view_stop):
-        digest = boxes_digest(policy.boxes(view, ids, *sizes))
+        digest = boxes_digest(crop_table(policy, partners, view, ids, *sizes))
         for teacher, record in records.items():
             if view < record.view_stop and record.boxes[view - unit.view_start] != digest:
                 yield teacher, view

@@ -65,7 +65,7 @@ class Record:
         manifest: digest of the manifest that the unit was made under.
         samples: digest of the ids of its samples.
         labels: SHA-256 for each view: the bytes of classes, codes, tail (and coefficients), one after the other.
-        boxes: SHA-256 for each view: the crop boxes, little-endian int32 [samples, 5].
+        boxes: SHA-256 for each view: all that makes its crops, as `crop_table` gives it, little-endian int32.
     """
 
     view_start: int
@@ -129,7 +129,7 @@ def labels_digest(labels: Mapping[str, NDArray[Any]]) -> str:
 
 
 def boxes_digest(boxes: NDArray[np.int32]) -> str:
-    """SHA-256 (hex) of crop boxes as little-endian int32 [samples, 5]."""
+    """SHA-256 (hex) of crop boxes, and of how they are mixed, as little-endian int32 in C order."""
     return hashlib.sha256(np.ascontiguousarray(boxes, "<i4").data).hexdigest()
 
 

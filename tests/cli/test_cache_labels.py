@@ -19,6 +19,7 @@ from click.testing import Result
 from fastlabel.cli.cache_labels import torchrun_line
 from fastlabel.store.store import LabelStore
 from fastlabel.train.checkpoint import save_checkpoint
+from fastlabel.views import Mixing
 from tests.stores import digests, make_teacher
 
 Cli = Callable[..., Result]
@@ -205,3 +206,19 @@ def test_other_gpus_of_the_machine_are_named(
     label = ["cache-labels", photos, tmp_path / "a.zarr", "--teacher", teacher, "--views", 1, "--k", 1, "--dry-run"]
     assert "torchrun --nproc-per-node 4" in cli(*label).stderr
     assert "torchrun" not in cli(*label, "--device", "cpu").stderr
+
+
+def test_mixing_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """They reach the manifest; a detail without mixing is an error, and so is a block of an odd size."""
+    out = tmp_path / "mixed.zarr"
+    base = ["cache-labels", photos, out, "--teacher", teacher, "--views", 2, "--k", 2, "--size", 16]
+    alone = cli(*base, "--mix-block", 8)
+    assert alone.exit_code == 2 and "--mix-block says how views are mixed, and none is" in alone.stderr
+    odd = cli(*base, "--cutmix", 1, "--mix-block", 7)
+    assert odd.exit_code == 2 and "mix block 7 is odd" in odd.stderr and not out.exists()
+    assert cli(*base, "--cutmix", 1.5).exit_code == 2
+    done = cli(*base, "--cutmix", 0.5, "--mixup", 0.25, "--mixup-alpha", 0.2, "--mix-block", 8, "--mix-shared")
+    assert done.exit_code == 0, done.stderr
+    wanted = Mixing.of(cutmix=0.5, mixup=0.25, mixup_alpha=0.2, block=8, shared=True)
+    assert LabelStore.open(out).views.mixing == wanted
+    assert cli("verify", out, photos, "--teacher", teacher).exit_code == 0

@@ -243,7 +243,10 @@ def test_parts_fit_into_a_buffer(sizes: list[int], most: int, wanted: list[tuple
 def test_a_device_decides_who_crops(beton: Beton) -> None:
     assert type(make_image_loader(beton, POLICIES[0], 4, 0, "cpu")) is ImageLoader
     assert device_module.crops_on_device(torch.device("cuda:1"))
-    sizes = {device: decode_batch_size(224, torch.device(device)) for device in ("cpu", "cuda")}
+    sizes = {
+        device: decode_batch_size(ViewPolicy.random_resized_crop(224), torch.device(device))
+        for device in ("cpu", "cuda")
+    }
     assert sizes == {"cpu": 13, "cuda": 64}
 
 

@@ -1,4 +1,4 @@
-"""A view is a pure function of (seed, view, sample, height, width): a crop box and a flip."""
+"""A view is a pure function of (seed, view, sample, height, width): a crop box, a flip, and on demand a mix."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
 from fastlabel.system.arguments import boolean, integer_between, one_of, pair
+from fastlabel.views.mixing import Mixing
 
 KINDS = {
     "random-resized-crop": kernel.RANDOM_RESIZED_CROP,
@@ -45,6 +46,7 @@ class ViewPolicy:
         flip: whether half of the samples are mirrored.
         padding: pixels added on each side by pad-crop; what lies outside the image is black.
         fraction: side of the central square over the shorter side of the image, as (numerator, denominator).
+        mixing: how the crops of two samples are mixed; None leaves each alone.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ViewPolicy:
     flip: bool = False
     padding: int = 0
     fraction: tuple[int, int] = (1, 1)
+    mixing: Mixing | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -64,6 +67,7 @@ class ViewPolicy:
             object.__setattr__(self, name, integer_between(f"view {name}", getattr(self, name), low, high))
         for name in ("scale_q24", "ratio_q16", "fraction"):
             object.__setattr__(self, name, pair(name, getattr(self, name)))
+        one_of("mixing", self.mixing, (Mixing, type(None)), "a Mixing or None")
         one_of("aspects_q16", self.aspects_q16, tuple, "a tuple of integers")
         for value in (*self.scale_q24, *self.ratio_q16, *self.aspects_q16, *self.fraction):
             integer_between("view parameter", value, 0, MAX_PARAMETER)
@@ -171,7 +175,8 @@ class ViewPolicy:
         names = ["name", "size", "seed", *PARAMETERS[self.name]]
         if self.name == "random-resized-crop":
             names.append("aspects_q16")
-        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+        found = {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+        return found if self.mixing is None else found | {"mixing": self.mixing.to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:
@@ -179,6 +184,8 @@ class ViewPolicy:
         one_of("a view policy", data, Mapping, "its values by name")
         try:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+            if "mixing" in values:
+                values["mixing"] = Mixing.from_dict(values["mixing"])
             policy = cls(**values)
         except TypeError as error:
             raise InputError(f"not a view policy: {error}") from error

@@ -1,0 +1,44 @@
+"""Options that mix the crops of pairs of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fastlabel.views import Mixing
+
+_NAMES = ("cutmix", "mixup", "cutmix_alpha", "mixup_alpha", "mix_block", "mix_shared")
+_SHARE = click.FloatRange(min=0, max=1)
+
+
+def mixing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add them to a command; `take_mixing` reads what they gave."""
+    options = (
+        click.option("--cutmix", type=_SHARE, default=0.0, metavar="P", help="Swap a box with another crop, so often."),
+        click.option("--mixup", type=_SHARE, default=0.0, metavar="P", help="Blend with another crop, so often."),
+        click.option("--cutmix-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) of CutMix. [default: 1]"),
+        click.option("--mixup-alpha", type=float, metavar="A", help="lambda ~ Beta(A, A) of MixUp. [default: 1]"),
+        click.option("--mix-block", type=int, metavar="N", help="Samples among which pairs are drawn. [default: 64]"),
+        click.option("--mix-shared", is_flag=True, help="One lambda and box for the whole block, as SRe2L has it."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def take_mixing(options: dict[str, Any]) -> Mixing | None:
+    """What they ask for, taken out of a command's options. InputError where nothing is mixed, but a detail is given."""
+    from fastlabel.errors import InputError
+    from fastlabel.views import Mixing
+
+    values = {name: options.pop(name) for name in _NAMES}
+    given = {name.removeprefix("mix_"): value for name, value in values.items() if value}
+    if not values["cutmix"] and not values["mixup"]:
+        if given:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in _NAMES if values[name])
+            raise InputError(f"{named} says how views are mixed, and none is: give --cutmix P or --mixup P too")
+        return None
+    return Mixing.of(**given)

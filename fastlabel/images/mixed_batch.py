@@ -1,0 +1,36 @@
+"""What a batch of mixed views needs: its samples, the partners that are not among them, and who meets whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastlabel.kernels.mix_crops import TABLE
+from fastlabel.views import Partners
+
+
+def mixed_batch(partners: Partners, ids: NDArray[np.int64], views: Sequence[int]) -> tuple[NDArray[np.int64], Tensor]:
+    """The samples to decode, int64 [U]: `ids`, each once, and partners behind them; and the table of `mix_crops_`.
+
+    Of a partner that is decoded for one view, the other views stay as they are: nobody asked for them.
+    """
+    tables = [partners.table(view, ids) for view in views]
+    met = np.unique(np.concatenate([table[:, 0] for table in tables])).astype(np.int64)
+    wanted = np.concatenate([ids, np.setdiff1d(met, ids)])
+    if len(wanted) > len(ids):
+        tables = [partners.table(view, wanted) for view in views]
+    order = np.argsort(wanted, kind="stable")
+    found = np.empty((len(wanted), len(views), TABLE), np.int32)
+    for place, table in enumerate(tables):
+        others = table[:, 0].astype(np.int64)
+        rows = order[np.minimum(np.searchsorted(wanted, others, sorter=order), len(wanted) - 1)]
+        absent = np.flatnonzero(wanted[rows] != others)
+        found[:, place] = table
+        found[:, place, 0] = rows
+        found[absent, place] = 0
+        found[absent, place, 0] = absent
+    return wanted, torch.from_numpy(found)

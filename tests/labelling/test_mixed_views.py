@@ -1,0 +1,180 @@
+"""Mixed views through the whole path: one label for one mix, whoever makes it, whenever, in whatever batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlabel.dataset.beton import Beton
+from fastlabel.errors import InputError, ManifestMismatchError
+from fastlabel.images.device_loader import DeviceImageLoader
+from fastlabel.images.loader import ImageLoader
+from fastlabel.inspection.contact_sheet import contact_sheet
+from fastlabel.integrity.repair import repair_store
+from fastlabel.integrity.verify import verify_store
+from fastlabel.kernels.mix_crops import mix_crops_reference
+from fastlabel.labelling.cache import cache_labels
+from fastlabel.loading.loader import SoftLabelLoader
+from fastlabel.store import manifest as manifest_module
+from fastlabel.store.store import LabelStore
+from fastlabel.views import Mixing, ViewPolicy
+from tests.stores import digests, make_teacher
+
+MakeStore = Callable[..., Path]
+MIXING = Mixing.of(cutmix=0.5, mixup=0.5, block=4)
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of 2 views x 5 samples: a block of four lies in two of them."""
+    monkeypatch.setattr(manifest_module, "UNIT_SAMPLES", 5)
+    monkeypatch.setattr(manifest_module, "MAX_UNIT_VIEWS", 2)
+    monkeypatch.setattr(manifest_module, "DECODE_VIEWS", 2)
+
+
+def mixed_by_hand(beton: Path, store: LabelStore, view: int, ids: np.ndarray) -> torch.Tensor:
+    """Mixed crops [B, S, S, 3] from plain ones of all samples, by the reference."""
+    plain_policy = ViewPolicy.from_dict({k: v for k, v in store.views.to_dict().items() if k != "mixing"})
+    num_samples = Beton.open(beton).num_samples
+    everyone = np.arange(num_samples)
+    plain = ImageLoader(beton, plain_policy, num_samples).decode(everyone, [view]).images
+    assert store.partners is not None
+    table = np.zeros((num_samples, 1, 6), np.int32)
+    table[:, 0, 0] = everyone
+    table[store.ids, 0] = store.partners.table(view, store.ids)
+    return mix_crops_reference(plain, torch.from_numpy(table))[torch.from_numpy(ids), 0]
+
+
+def test_labels_and_pixels_are_those_of_the_mix(photos: Path, make_store: MakeStore) -> None:
+    """K = C: the stored label is the teacher's own of the mixed crop, and the student sees that crop."""
+    teacher = make_teacher()
+    store = LabelStore.open(make_store(k=3, teachers=[teacher], mixing=MIXING))
+    ids = store.segments[0]
+    for view in range(3):
+        crops = mixed_by_hand(photos, store, view, ids)
+        with torch.inference_mode():
+            logits = torch.cat([teacher.model(part) for part in crops.permute(0, 3, 1, 2).split(4)])
+        found, wanted = store.plane(view)[ids], store.manifest.teachers[0].codec.encode(logits)
+        assert torch.equal(found.classes, wanted.classes) and torch.equal(found.codes, wanted.codes)
+    changed = 0
+    for batch_size, views_per_image, shuffle in ((4, 1, True), (5, 1, True), (12, 3, True), (4, 1, False)):
+        options = {"views_per_image": views_per_image, "shuffle": shuffle}
+        loader = SoftLabelLoader(photos, store, batch_size, **options)
+        for batch in loader:
+            for at in range(len(batch)):
+                view, sample = loader.views(0)[at % views_per_image], batch.ids[at : at + 1].numpy()
+                crop = mixed_by_hand(photos, store, view, sample)[0]
+                assert torch.equal(batch.images[at].permute(1, 2, 0), crop)
+                label = store.plane(view)[sample]
+                assert torch.equal(batch.labels[at : at + 1].codes, label.codes)
+                changed += 1
+    assert changed == 12 * 4 + 2 * 12
+
+
+@pytest.mark.usefixtures("small_units")
+def test_bytes_depend_on_no_batch_and_on_no_worker(make_store: MakeStore) -> None:
+    one = digests(make_store("one", num_workers=1, decode_batch=1, mixing=MIXING))
+    assert one == digests(make_store("two", num_workers=2, decode_batch=7, mixing=MIXING))
+    assert one == digests(make_store("default", mixing=MIXING))
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, write, calls = digests(make_store("whole", mixing=MIXING)), LabelStore.write, iter(range(2))
+
+    def killed(self: LabelStore, *args: object) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        write(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_store("continued", mixing=MIXING)
+    assert digests(make_store("continued", mixing=MIXING)) == whole
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_grown_store_keeps_its_labels(photos: Path, make_store: MakeStore) -> None:
+    """More views, a second teacher, and samples that are mixed among themselves; sound, and repaired to the same."""
+    teachers = [make_teacher(), make_teacher(seed=1, name="second")]
+    few = [0, 3, 5, 6, 7, 10, 11]
+    path = make_store(views=2, subset=few, mixing=MIXING)
+    before = {view: LabelStore.open(path).plane(view)[few].codes for view in range(2)}
+    make_store(views=3, teachers=teachers, mixing=MIXING)
+    store = LabelStore.open(path)
+    assert [len(ids) for ids in store.segments] == [7, 5]
+    for view, codes in before.items():
+        assert torch.equal(store.plane(view)[few].codes, codes)
+    report = verify_store(path, photos, teachers, samples=100)
+    assert not report.findings and report.labels_recomputed == 72
+    whole = digests(path)
+    (path / "samples/1/c/0").unlink()
+    (path / "0/codes/c/0/1/0").unlink()
+    assert repair_store(path, photos, teachers).left == ()
+    assert digests(path) == whole
+
+
+def test_only_labelled_samples_are_mixed(photos: Path, make_store: MakeStore) -> None:
+    store = LabelStore.open(make_store(ipc=2, mixing=MIXING))
+    assert store.partners is not None
+    for view in range(3):
+        assert set(store.partners.of_view(view)[store.ids]) <= set(store.ids)
+    ids = np.concatenate([batch.ids for batch in SoftLabelLoader(photos, store, 4, indices=store.ids[:3])])
+    assert sorted(ids) == sorted(store.ids[:3])
+
+
+def test_pairs_come_in_one_batch(photos: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no image is decoded twice, for any even size; on two ranks as well."""
+    store = LabelStore.open(make_store(mixing=MIXING))
+    for batch_size, ranks in ((4, 1), (6, 1), (4, 2), (8, 2)):
+        for rank in range(ranks):
+            loader = SoftLabelLoader(photos, store, batch_size, rank=rank, world_size=ranks)
+            for epoch in range(3):
+                loader.set_epoch(epoch)
+                assert store.partners is not None
+                met = store.partners.of_view(loader.view(epoch))
+                for batch in loader:
+                    assert set(met[batch.ids.numpy()]) == set(batch.ids.tolist())
+    sizes, room = [], ImageLoader._room
+    monkeypatch.setattr(
+        ImageLoader, "_room", lambda self, count, views: sizes.append(count) or room(self, count, views)
+    )
+    list(SoftLabelLoader(photos, store, 12, views_per_image=3))  # whole blocks
+    assert sizes == [4, 4, 4]
+
+
+def test_a_device_mixes_the_same_bytes(photos: Path, make_store: MakeStore) -> None:
+    store = LabelStore.open(make_store(mixing=MIXING))
+    loaders = [ImageLoader(photos, store.views, 5), DeviceImageLoader(photos, store.views, 5, device="cpu")]
+    ids = np.array([3, 1, 3, 7, 11])  # one of them twice
+    for loader in loaders:
+        loader.partners = store.partners
+    one, other = (loader.decode(ids, [0, 2]).images for loader in loaders)
+    assert torch.equal(one, other) and torch.equal(one[0], one[2])
+
+
+def test_a_contact_sheet_shows_the_mix(photos: Path, make_store: MakeStore) -> None:
+    store = LabelStore.open(make_store(mixing=MIXING))
+    for row in contact_sheet(photos, store, samples=3, columns=2):
+        for cell in row:
+            wanted = mixed_by_hand(photos, store, cell.view, np.array([cell.sample]))[0]
+            np.testing.assert_array_equal(cell.crop, wanted)
+
+
+def test_other_mixing_is_another_store(photos: Path, make_store: MakeStore) -> None:
+    make_store(mixing=MIXING)
+    for other in (None, Mixing.of(cutmix=0.5, mixup=0.5, block=8)):
+        with pytest.raises(ManifestMismatchError, match="mixing"):
+            make_store(mixing=other)
+    policy = ViewPolicy.random_resized_crop(16)
+    with pytest.raises(InputError, match="contradicts the view policy"):
+        cache_labels(photos, photos.with_name("x.zarr"), [make_teacher()], 2, 2, policy=policy, mixing=MIXING)
+    with pytest.raises(InputError, match="set the loader's partners"):
+        ImageLoader(photos, LabelStore.open(make_store(mixing=MIXING)).views, 4).decode([0], [0])
