@@ -63,9 +63,12 @@ def umask() -> int:
     return current
 
 
+_OTHERS = (signal.SIGALRM, signal.SIGCHLD)
+
+
 def signal_handlers() -> dict[signal.Signals, Any]:
-    """Without that of SIGALRM, which is pytest-timeout's."""
-    return {number: signal.getsignal(number) for number in signal.Signals if number != signal.SIGALRM}
+    """Without those of pytest-timeout, and of PyTorch's DataLoader, whose first one with workers stays for good."""
+    return {number: signal.getsignal(number) for number in signal.Signals if number not in _OTHERS}
 
 
 def write_signal_handlers(wanted: dict[signal.Signals, Any]) -> None:

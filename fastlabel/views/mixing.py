@@ -56,6 +56,11 @@ class Mixing:
         if integer_between("mix block", self.block, 2, MAX_BLOCK + 1) % 2:
             raise InputError(f"mix block {self.block} is odd: pairs are drawn in it, so give an even number")
 
+    def __str__(self) -> str:
+        shares = (("CutMix", self.cutmix_q16), ("MixUp", self.mixup_q16))
+        kinds = " and ".join(f"{name} {share / ONE_Q16:.3g}" for name, share in shares if share)
+        return f"{kinds} in blocks of {self.block}{', one draw a block' if self.shared else ''}"
+
     @classmethod
     def of(
         cls,

@@ -222,3 +222,4 @@ def test_mixing_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -
     wanted = Mixing.of(cutmix=0.5, mixup=0.25, mixup_alpha=0.2, block=8, shared=True)
     assert LabelStore.open(out).views.mixing == wanted
     assert cli("verify", out, photos, "--teacher", teacher).exit_code == 0
+    assert "seed 0, CutMix 0.5 and MixUp 0.25 in blocks of 8, one draw a block" in cli("inspect", out).stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -206,15 +205,6 @@ class Batches(IterableDataset[tuple[list[int], torch.Tensor]]):
                 yield batch.ids.tolist(), batch.labels.dense()
 
 
-@pytest.fixture
-def sigchld() -> Iterator[None]:
-    """A DataLoader leaves a handler of its own behind."""
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
-
-
-@pytest.mark.usefixtures("sigchld")
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_a_dataloader(photos: Path, make_store: MakeStore, method: str) -> None:
     loader = SoftLabelLoader(photos, make_store(), 2)

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,13 @@ def forge_json(path: Path, rng: random.Random) -> str:
         if what < 0.15:
             del container[key]
         elif what < 0.3 and isinstance(container, dict):
-            container[rng.choice(["colour", "", "shape", "teachers"])] = rng.choice(VALUES)
+            container[rng.choice(["colour", "", "shape", "teachers"])] = deepcopy(rng.choice(VALUES))
         elif what < 0.4:
             container[key] = nested(rng.choice([40, 500]))
         elif what < 0.6 and isinstance(container[key], int):
             container[key] += rng.choice([-1, 1, 7])
         else:
-            container[key] = rng.choice(VALUES)
+            container[key] = deepcopy(rng.choice(VALUES))
     try:
         path.write_text(node_text(node))
     except (ValueError, TypeError, AttributeError, RecursionError):  # nothing that has a digest

@@ -59,7 +59,7 @@ def test_draws_in_python_integers() -> None:
     partners, ids = partners_of(64, policy), np.arange(64)
     kinds: Counter[str] = Counter()
     for view in (0, 7):
-        for sample, row in zip(ids, partners.table(view, ids).tolist(), strict=True):
+        for sample, row in zip(ids.tolist(), partners.table(view, ids).tolist(), strict=True):
             partner, weight, top, left, bottom, right = row
             key = min(sample, partner)
             high, low, _, _ = draw(policy.seed, view, key, 0, STREAM_DRAW)
