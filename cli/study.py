@@ -129,7 +129,8 @@ def _command_of(study: Study) -> click.Command:
 
     function: Any = _files(run)
     text = f"{STUDIES[study.name]}\n\nOUT gets results.jsonl, results.csv, report.md and figure.png."
-    for option in reversed([*_STUDENTS, *_RUN]):
+    rate = [] if any(axis.name == "lr" for axis in study.axes) else [_RATE]
+    for option in reversed([*_STUDENTS, *rate, *_RUN]):
         function = option(function)
     for axis in reversed(study.axes):
         function = _axis_option(axis)(function)
@@ -156,11 +157,13 @@ _STUDENTS = [
     click.option("--arch", help="Network of the students.  [default: that of the experts]"),
     click.option("--epochs", type=click.IntRange(1), default=3000, show_default=True, help="Of each student."),
     click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
-    click.option("--lr", type=float, help="[default: 0.01]"),
     click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True),
     click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Students in each cell."),
     click.option("--same-images", is_flag=True, help="All repeats on the same images, as in the paper."),
 ]
+
+
+_RATE = click.option("--lr", type=float, help="[default: 0.01]")
 
 
 def _run(study: Study, as_json: bool, options: dict[str, Any]) -> None:
@@ -168,6 +171,9 @@ def _run(study: Study, as_json: bool, options: dict[str, Any]) -> None:
     from fastlabel.studies.runner import run_study
 
     grid = {axis.name: options.pop(_parameter(axis)) for axis in study.axes}
+    if len(grid.get("lr", ())) == 1 and not grid["recipe"]:  # one rate is the recipe's, not an axis of cells
+        options["lr"] = grid.pop("lr")[0]
+    options.setdefault("lr", None)
     recipe = student_recipe(*(options.pop(name) for name in ("epochs", "optimizer", "lr", "batch_size", "amp")))
     config = StudyConfig(recipe=recipe, grid={name: values for name, values in grid.items() if values}, **options)
     outcome = run_study(study, config, _given(), progress=sys.stderr.isatty() or not as_json)

@@ -116,6 +116,21 @@ class Phases:
             raise InputError(f"the phases {text} add up to {total} epochs, and the run has {epochs}")
         return cls(tuple(parts))
 
+    def plain(self) -> str:
+        """A text that `parse` takes."""
+        return ",".join(f"{kind}:{count}" for kind, count in self.parts)
+
+    def scaled(self, epochs: int) -> Phases:
+        """The same shares of so many epochs, to the next whole one; phases that are left none are gone."""
+        total = sum(count for _, count in self.parts)
+        parts, done, before = [], 0, 0
+        for kind, count in self.parts:
+            done += count
+            until = round(done * epochs / total)
+            parts += [(kind, until - before)] if until > before else []
+            before = until
+        return Phases(tuple(parts))
+
     def at(self, epoch: int) -> str:
         """Of epoch 0, 1, ...; the last one goes on for ever."""
         for kind, count in self.parts:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastlabel.errors import InputError
 from fastlabel.labels.loss import SoftLabels
-from fastlabel.studies.config import Params
+from fastlabel.labels.soft_label_loss import SoftLabelLoss
+from fastlabel.studies.config import Params, StudyConfig
 from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
 from fastlabel.studies.results import Students
-from fastlabel.studies.study import Axis, Ids, Study, one_expert
+from fastlabel.studies.study import Axis, Ids, Study, Training, crossed, one_expert
+from fastlabel.train.named_recipes import NAMES, find_recipe
 
 # CIFAR-10, ConvNet-D3, ZCA: images per class -> (expert epoch, its test accuracy, student's mean and deviation), in %.
 PAPER_TABLE_2 = {1: (20, 56.0, 21.1, 0.5), 10: (44, 65.1, 46.3, 0.8), 50: (128, 74.9, 62.1, 0.5)}
+
+TRAINING_AXES = ("recipe", "lr")
 
 
 def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
@@ -26,11 +31,40 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
     if len(set(ipcs)) < len(ipcs):
         raise InputError("an --ipc is given twice: each has one expert epoch")
     bench.epochs_of(epochs)
-    return [
-        {"ipc": ipc, "labels": labels, "epoch": epoch}
+    cells = [
+        {"ipc": ipc, "labels": labels, "epoch": epoch, **how}
+        for how in _settings(grid)
         for ipc, epoch in zip(ipcs, epochs, strict=True)
         for labels in ("hard", "soft")
     ]
+    for cell in cells:  # what cannot be is an error before anything is written
+        use = training_of(bench.config, cell).use
+        if use is not None:
+            use.check_labels(bench.num_classes, bench.num_classes)
+    return cells
+
+
+def _settings(grid: Mapping[str, Any]) -> list[Params]:
+    """Recipes and rates, where they are asked for: a cell says neither else."""
+    axes = {name: grid[name] for name in TRAINING_AXES if grid[name]}
+    return crossed(**axes) if axes else [{}]
+
+
+def training_of(config: StudyConfig, cell: Params) -> Training:
+    """The recipe of a cell in as many epochs as the study has, at the rate of the cell, where it says these.
+
+    Of a named recipe everything counts but the number of epochs, what it says of views, and the precision.
+    """
+    recipe, use = config.recipe, None
+    if "recipe" in cell:
+        named = find_recipe(cell["recipe"]).scaled(recipe.epochs)
+        named.pop("views_per_image", None)
+        recipe = replace(named.pop("recipe"), amp=recipe.amp)
+        if cell["labels"] != "hard":
+            use = SoftLabelLoss(epochs=recipe.epochs, label_smoothing=recipe.label_smoothing, **named)
+    if "lr" in cell:
+        recipe = replace(recipe, lr=cell["lr"])
+    return Training(recipe, use)
 
 
 def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels | None:
@@ -38,32 +72,41 @@ def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels
 
 
 def _report(bench: Workbench, rows: Students) -> Report:
-    lines, findings = [], []
-    for ipc in rows.values("ipc"):
-        some = rows.where(ipc=ipc)
-        hard, soft = (some.where(labels=labels) for labels in ("hard", "soft"))
-        epoch = soft[0].cell["epoch"]
-        lines.append(
-            [
-                str(ipc),
-                str(epoch),
-                percent(bench.experts[0].accuracy(epoch)),
-                hard.spread().percent(),
-                soft.spread().percent(),
-                f"{soft.spread('label_entropy').mean:.2f}",
-                _paper(bench, ipc),
-            ]
-        )
-        gain = 100 * (soft.spread().mean - hard.spread().mean)
-        findings.append(f"{ipc} images per class: soft labels change accuracy by {gain:+.1f} points.")
+    lines, findings, panels = [], [], []
+    axes = [name for name in TRAINING_AXES if rows.values(name)]
+    for how in crossed(**{name: rows.values(name) for name in axes}) if axes else [{}]:
+        same = rows.where(**how)
+        words = ", ".join(f"{name} {value}" for name, value in how.items())
+        for ipc in same.values("ipc"):
+            some = same.where(ipc=ipc)
+            hard, soft = (some.where(labels=labels) for labels in ("hard", "soft"))
+            lines.append([*map(str, how.values()), *_line(bench, ipc, hard, soft)])
+            gain = 100 * (soft.spread().mean - hard.spread().mean)
+            findings.append(
+                f"{words}{': ' * bool(words)}{ipc} images per class: soft labels change accuracy by {gain:+.1f} points."
+            )
+        title = f"Hard and soft labels{f', {words}' if words else ' on the same images'}"
+        panels.append(lines_panel(same, "ipc", "labels", title, "images per class", log=True))
     table = Table(
         "Test accuracy in percent, mean ± standard deviation over students; label entropy in nats. Paper: table 2 of "
         "arXiv 2406.10485, CIFAR-10, ConvNet-D3, whitened, 3,000 epochs (in brackets its expert's epoch and accuracy).",
-        ["images per class", "expert epoch", "expert, %", "hard, %", "soft, %", "entropy", "paper, soft, %"],
+        [*axes, "images per class", "expert epoch", "expert, %", "hard, %", "soft, %", "entropy", "paper, soft, %"],
         lines,
     )
-    panel = lines_panel(rows, "ipc", "labels", "Hard and soft labels on the same images", "images per class", log=True)
-    return Report([table], findings, [panel])
+    return Report([table], findings, panels)
+
+
+def _line(bench: Workbench, ipc: int, hard: Students, soft: Students) -> list[str]:
+    epoch = soft[0].cell["epoch"]
+    return [
+        str(ipc),
+        str(epoch),
+        percent(bench.experts[0].accuracy(epoch)),
+        hard.spread().percent(),
+        soft.spread().percent(),
+        f"{soft.spread('label_entropy').mean:.2f}",
+        _paper(bench, ipc),
+    ]
 
 
 def _paper(bench: Workbench, ipc: int) -> str:
@@ -82,9 +125,12 @@ STUDY = Study(
     axes=(
         Axis("ipc", int, (1, 10, 50), "Images per class."),
         Axis("epoch", int, None, "Expert epoch, one for all or one for each --ipc.  [default: the last]"),
+        Axis("recipe", str, None, f"{', '.join(NAMES)} or a FILE.toml, in --epochs.  [default: the options below]"),
+        Axis("lr", float, None, "Highest learning rates.  [default: of the recipe, or 0.01]"),
     ),
     cells=_cells,
     experts=one_expert,
     target=_target,
+    training=lambda bench, cell: training_of(bench.config, cell),
     report=_report,
 )

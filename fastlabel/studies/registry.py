@@ -17,6 +17,7 @@ STUDIES = {  # name: help line
     "zero-shot": "A class's images removed, or its column removed from the labels, against control.",
     "ensemble": "Labels averaged over experts, logits or probabilities.",
     "selection": "Images by decile of the expert's cross-entropy, stratified, or random.",
+    "label-use": "Temperatures and their schedules, kept classes and losses, from the same stored labels.",
     "structure": "Labels shuffled beyond the first class, or smoothed to equal entropy, against the real ones.",
 }
 

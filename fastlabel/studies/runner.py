@@ -27,7 +27,7 @@ from fastlabel.studies.context import Workbench
 from fastlabel.studies.report import Report, write_results
 from fastlabel.studies.resident_loader import ResidentLoader, whole_batches
 from fastlabel.studies.results import Student, Students
-from fastlabel.studies.study import Ids, Study
+from fastlabel.studies.study import Ids, Study, Training
 from fastlabel.system.atomic_files import write_file
 from fastlabel.system.host import hardware, versions
 from fastlabel.system.progress import Progress
@@ -35,7 +35,7 @@ from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import drops_last, seeded
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Evaluate, Trainer
-from fastlabel.train.objectives import cached_loss, hard_loss
+from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, cached_loss, cached_use, hard_loss
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,9 @@ def _student(
     study: Study, bench: Workbench, cell: Params, repeat: int, ids: Ids, advance: Callable[[int], object]
 ) -> dict[str, Any]:
     """Train one student on these samples and test it."""
-    config, recipe, train = bench.config, bench.config.recipe.on(bench.device), bench.images(ids)
+    config, train = bench.config, bench.images(ids)
+    training = study.training(bench, cell)
+    recipe = training.recipe.on(bench.device)
     evaluator = Evaluator(
         whole_batches(bench.test), bench.device, amp=bool(recipe.amp), classes=bench.num_classes
     )  # the test images come into memory before the clock starts
@@ -223,7 +225,7 @@ def _student(
     metrics = Trainer(
         model=network,
         loader=ResidentLoader(train, labels, recipe.batch_size, augment, seed, last),
-        loss=hard_loss() if labels is None else cached_loss(),
+        loss=_loss(labels, training),
         evaluate=_timed(evaluator),
         recipe=recipe,
         run=None,
@@ -244,6 +246,12 @@ def _student(
         "label_seconds": round(label_seconds, 5),
         "test_seconds": round(metrics["val_seconds"], 3),
     }
+
+
+def _loss(labels: SoftLabels | None, training: Training) -> PerSampleLoss | ScheduledLoss:
+    if labels is None:
+        return hard_loss(training.recipe.label_smoothing)
+    return cached_loss() if training.use is None else cached_use(training.use)
 
 
 def _timed(evaluate: Evaluate) -> Evaluate:
@@ -294,7 +302,8 @@ def _facts(study: Study, bench: Workbench, command: str, outcome: Outcome, wall:
         "Command": f"`{command}`" if command else "from Python",
         "Students": f"{bench.arch}, {recipe.epochs} epochs, {recipe.optimizer} at {recipe.lr:g}, {recipe.schedule} "
         f"schedule{', bfloat16' if recipe.amp else ''}, augmentation {config.augment}; {config.repeats} in each cell"
-        + (", on the same images" if config.same_images else ", each on images of its own"),
+        + (", on the same images" if config.same_images else ", each on images of its own")
+        + ("; but for what the recipe or the rate of a cell says" if outcome.rows.values("recipe") else ""),
         "Experts": f"{len(bench.experts)} x {bench.reference.spec.arch}, epochs up to {expert.last} "
         f"({percent_or_unknown(expert.accuracy(expert.last))} test accuracy), {_recipe_in_words(expert.identity())}",
         "Data": f"{bench.data.num_samples:,} images to choose from, {bench.val.num_samples:,} to test on, "

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from fastlabel.errors import InputError
 from fastlabel.labels.loss import SoftLabels
+from fastlabel.labels.soft_label_loss import SoftLabelLoss
 from fastlabel.studies.config import Params, StudyConfig, Value
 from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report
 from fastlabel.studies.results import Students
+from fastlabel.train.recipes import Recipe
 
 Ids = npt.NDArray[np.int64]
 
@@ -39,6 +41,19 @@ def random_samples(bench: Workbench, cell: Params, repeat: int) -> Ids:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How the students of a cell train: the recipe, and what they make of soft labels; None: their cross-entropy."""
+
+    recipe: Recipe
+    use: SoftLabelLoss | None = None
+
+
+def usual_training(bench: Workbench, cell: Params) -> Training:
+    """As the configuration says, in all cells alike."""
+    return Training(bench.config.recipe)
+
+
+@dataclass(frozen=True)
 class Study:
     """A study, in terms of its cells.
 
@@ -50,6 +65,7 @@ class Study:
         experts: which labels a cell needs.
         target: the labels that a cell's students train on, for samples in this order; None is hard labels.
         samples: the images that they train on.
+        training: how they train.
         extra: columns of its own that the result of a cell gets, from the accuracies by class and the samples.
         report: what came out.
     """
@@ -62,6 +78,7 @@ class Study:
     target: Callable[[Workbench, Params, Ids, int], SoftLabels | None]
     report: Callable[[Workbench, Students], Report]
     samples: Callable[[Workbench, Params, int], Ids] = random_samples
+    training: Callable[[Workbench, Params], Training] = usual_training
     extra: Callable[[Workbench, Params, Sequence[float]], dict[str, Any]] = field(default=lambda bench, cell, acc: {})
 
     def grid(self, config: StudyConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,25 @@ class NamedRecipe:
         if "epochs" not in values:
             raise InputError(f"recipe {self.name} does not say how many epochs: give epochs")
         return {"recipe": Recipe(**{name: values.pop(name) for name in training}), **values}
+
+    def scaled(self, epochs: int) -> dict[str, Any]:
+        """`arguments` for another number of epochs, with phases, warmup and steps of temperatures in proportion.
+
+        Phases that are left no epoch are gone; the last boundary is exact.
+        """
+        from fastlabel.labels.schedules import Phases, TemperatureSchedule
+
+        share = epochs / self.options.get("epochs", epochs)
+        changes: dict[str, Any] = {"epochs": epochs}
+        if "warmup" in self.options:
+            changes["warmup"] = self.options["warmup"] * share
+        if "phases" in self.options:
+            changes["phases"] = Phases.parse(self.options["phases"], self.options["epochs"]).scaled(epochs).plain()
+        for name in ("label-temperature", "student-temperature", "temperature"):
+            if name in self.options:
+                schedule = TemperatureSchedule.parse(name, self.options[name])
+                changes[name.replace("-", "_")] = replace(schedule, every=max(1, round(schedule.every * share))).plain()
+        return self.arguments(**changes)
 
 
 def find_recipe(name: str | Path) -> NamedRecipe:

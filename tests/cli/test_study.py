@@ -113,6 +113,19 @@ def test_a_study_as_json(study, tmp_path):
         assert cell == {**line["cell"], "mean": line["result"]["accuracy"], "std": 0.0, "n": 1}
 
 
+def test_one_rate_is_of_all_students_and_several_are_an_axis(study, tmp_path):
+    assert study("baseline", "--ipc", 1, "--lr", 0.02).exit_code == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["recipe"]["lr"] == 0.02
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert all(set(line["cell"]) == {"ipc", "labels", "epoch"} for line in lines)
+    shutil.rmtree(tmp_path / "out")
+    result = study("baseline", "--ipc", 1, "--lr", 0.02, "--lr", 0.1, "--recipe", "paper", "--json")
+    cells = json.loads(result.stdout)["cells"]
+    assert [(cell["recipe"], cell["lr"], cell["labels"]) for cell in cells] == [
+        ("paper", lr, labels) for lr in (0.02, 0.1) for labels in ("hard", "soft")
+    ]
+
+
 def test_a_class_is_an_option_although_it_is_a_word_of_python(study):
     result = study("zero-shot", "--ipc", 1, "--class", 3, "--json")
     cells = json.loads(result.stdout)["cells"]

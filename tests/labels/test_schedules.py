@@ -80,6 +80,15 @@ def test_phases_by_epoch():
 
 
 @pytest.mark.parametrize(
+    ("epochs", "text"),
+    [(300, "soft:75,hard:150,soft:75"), (8, "soft:2,hard:4,soft:2"), (5, "soft:1,hard:3,soft:1"), (1, "hard:1")],
+)
+def test_phases_of_fewer_epochs(epochs, text):
+    scaled = Phases.parse("soft:75,hard:150,soft:75", 300).scaled(epochs)
+    assert scaled == Phases.parse(text, epochs) and scaled.plain() == text
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [("soft:75,hard:150,soft:74", "add up to 299 epochs, and the run has 300"), ("soft:301", "add up to 301")]
     + [

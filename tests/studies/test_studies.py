@@ -31,6 +31,7 @@ GRIDS = {
     "zero-shot": {"ipc": (3,), "class": (0, 4)},
     "ensemble": {"ipc": (2,), "epoch": (1, 3)},
     "selection": {"ipc": (2,), "strategy": ("0", "9", "stratified", "random")},
+    "label-use": {"ipc": (2,), "temperature": ("1", "cosine:20,2"), "keep": ("all", "2"), "label-loss": ("kl", "gift")},
     "structure": {"ipc": (1, 3), "epoch": (1, 3)},
 }
 CELLS = {
@@ -42,6 +43,7 @@ CELLS = {
     "zero-shot": 5,
     "ensemble": 2 * (1 + 2),
     "selection": 8,
+    "label-use": 2 * 2 + 1,
     "structure": 2 * 3 * 2 + 2,
 }
 
@@ -161,6 +163,56 @@ def test_baseline_compares_hard_and_soft_labels_of_its_epochs(ran):
         run.outcome.report.findings[1]
         == f"4 images per class: soft labels change accuracy by {100 * gain:+.1f} points."
     )
+
+
+def test_label_use_trains_on_the_stored_labels_as_it_says(ran):
+    run = ran("label-use")
+    assert [tuple(c[name] for name in ("label-loss", "temperature", "keep", "tail")) for c in run.cells] == [
+        ("kl", "1", "all", "uniform"),
+        ("kl", "1", "2", "renormalise"),
+        ("kl", "cosine:20,2", "all", "uniform"),
+        ("kl", "cosine:20,2", "2", "renormalise"),
+        ("gift", "1", "all", "uniform"),
+    ]
+    ids = run.study.samples(run.bench, run.cells[0], 0)
+    logits = torch.randn(len(ids), CLASSES, generator=torch.Generator().manual_seed(1))
+    stored = run.bench.labels((0, 3), ids)
+    found = run.study.training(run.bench, run.cells[3]).use(logits, stored, epoch=1)
+    # The second of two epochs: T is half-way between 20 and 2.
+    top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, stored.classes.long()[:, :2], True)
+    p = torch.softmax(torch.where(top, stored.dense().log() / 11, -torch.inf), 1)
+    q = torch.log_softmax(logits / 11, 1)
+    torch.testing.assert_close(found, 121 * (torch.special.xlogy(p, p) - p * q).sum(1).mean(), rtol=1e-4, atol=1e-5)
+    assert {row.result["label_bytes"] for row in run.rows.where(keep="all")} == {3 * CLASSES + 4}
+    assert {row.result["label_bytes"] for row in run.rows.where(keep="2")} == {10}
+    assert [line[0] for line in run.outcome.report.tables[0].rows] == ["kl", "kl", "gift"]
+    assert run.outcome.report.tables[0].rows[2][-1] == "-"
+
+
+def test_baseline_over_recipes_and_rates(study):
+    """At tiny epochs; phases and steps of temperatures in proportion."""
+    run = study("baseline", {"ipc": (2,), "epoch": (3,), "recipe": ("hald", "lpqld"), "lr": (0.01, 0.1)}, repeats=1)
+    cells = run.study.cells(run.bench, run.study.grid(run.bench.config))
+    assert len(cells) == len(run.rows) == 8
+    assert [tuple(cell[name] for name in ("recipe", "lr", "labels")) for cell in cells[:3]] == [
+        ("hald", 0.01, "hard"),
+        ("hald", 0.01, "soft"),
+        ("hald", 0.1, "hard"),
+    ]
+    hard, soft = (run.study.training(run.bench, cell) for cell in cells[2:4])
+    assert hard.use is None and hard.recipe == soft.recipe
+    assert (soft.recipe.epochs, soft.recipe.lr, soft.recipe.batch_size) == (2, 0.1, 16)
+    assert (soft.recipe.optimizer, soft.recipe.schedule, soft.recipe.label_smoothing) == ("adamw", "half-cosine", 0.8)
+    assert (soft.use.phases, soft.use.loss, soft.use.label_temperature) == ("hard:2", "kl", 20)
+    quantised = run.study.training(run.bench, cells[-1]).use
+    assert (quantised.tail, quantised.label_temperature, quantised.student_temperature) == (
+        "renormalise",
+        "step:20,0.7,1,2",
+        1,
+    )
+    report = run.outcome.report
+    assert report.tables[0].headers[:2] == ["recipe", "lr"] and len(report.tables[0].rows) == 4
+    assert report.findings[0].startswith("recipe hald, lr 0.01: 2 images per class: soft labels change accuracy by")
 
 
 def test_expert_epoch_names_the_best_one(ran):
@@ -348,6 +400,12 @@ def test_a_class_without_a_test_image(data, experts, tmp_path):
         ("baseline", {"ipc": (1, 2), "epoch": (1, 2, 3)}, "one --epoch for all, or one for each of the 2"),
         ("baseline", {"ipc": (1, 1), "epoch": (1, 2)}, "an --ipc is given twice"),
         ("baseline", {"epoch": (7,)}, "no checkpoint of epoch 7; it has those of epochs 0-3"),
+        ("baseline", {"recipe": ("sr2l",)}, "unknown recipe 'sr2l': known are sre2l"),
+        ("baseline", {"lr": (0.0,)}, "lr must be a positive number"),
+        ("label-use", {"temperature": ("warm",)}, "temperature is 'warm', expected a number"),
+        ("label-use", {"keep": ("6",)}, "keep must be 1 to 5 or all, found '6'"),
+        ("label-use", {"label-loss": ("l2",)}, "unknown label-loss l2"),
+        ("label-use", {"label-loss": ("gift",), "temperature": ("4",)}, "are for a temperature of 1 and all classes"),
         ("expert-epoch", {"epoch": (7,)}, "no checkpoint of epoch 7"),
         ("temperature", {"temperature": (0.0,)}, "temperature"),
         ("label-swap", {"rank": (5,)}, r"ranks to swap are 1 \(the top class\) to 4, not \[5\]"),
