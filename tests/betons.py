@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -26,11 +28,17 @@ def ffcv_images() -> list[NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def ffcv_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of .beton files that FFCV's own writer made, see ffcv_betons.py."""
-    folder = tmp_path_factory.mktemp("ffcv")
+    """A folder of .beton files that FFCV's own writer made (ffcv_betons.py): once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ffcv-betons"
     program = Path(__file__).parent / "dataset" / "ffcv_betons.py"
-    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            folder.mkdir(exist_ok=True)
+            done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, timeout=600)
+            assert done.returncode == 0, done.stderr
+            (folder / "done").touch()
     return folder
 
 

@@ -60,8 +60,7 @@ def wanted(path: Path, views: list[int], policy: ViewPolicy = POLICY) -> NDArray
     return np.concatenate([batch.images.numpy() for batch in loader.epoch(ids, views)])
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("os_cache", [True, False])
+@pytest.mark.parametrize(("num_workers", "os_cache"), [(1, False), (2, True)])
 def test_pixels_are_those_of_our_loader(ffcv_betons: Path, num_workers: int, os_cache: bool) -> None:
     path = ffcv_betons / "smart.beton"
     decoder = ViewsDecoder(POLICY, 3)
