@@ -65,15 +65,27 @@ def mse_logits(logits_BC: Tensor, labels: SoftLabels) -> Tensor:
     return difference.square().mean(1)
 
 
-def gift(logits_BC: Tensor, labels: SoftLabels, targets_B: Tensor) -> Tensor:
+def gift(
+    logits_BC: Tensor,
+    labels: SoftLabels,
+    targets_B: Tensor,
+    second_B: Tensor | None = None,
+    own_share_B: Tensor | None = None,
+) -> Tensor:
     """1 - cosine of the student's logits and the refined label [B], without a unit (arXiv 2405.14736)."""
     wide = _wide(logits_BC)
-    classes = wide.shape[1]
-    smoothed_BC = torch.full_like(wide, GIFT_SMOOTHING / max(1, classes - 1))
-    smoothed_BC.scatter_(1, targets_B[:, None], 1 - GIFT_SMOOTHING)
+    smoothed_BC = _smoothed(wide, targets_B)
+    if second_B is not None and own_share_B is not None:
+        own_B1 = own_share_B[:, None].to(wide.dtype)
+        smoothed_BC = own_B1 * smoothed_BC + (1 - own_B1) * _smoothed(wide, second_B)
     soft_BC, hard_BC = F.normalize(centred_logits(labels, wide.dtype), dim=1), F.normalize(smoothed_BC, dim=1)
     refined_BC = (1 - GIFT_HARD_SHARE) * soft_BC + GIFT_HARD_SHARE * hard_BC
     return 1 - F.cosine_similarity(wide, refined_BC.detach(), dim=1)
+
+
+def _smoothed(like_BC: Tensor, targets_B: Tensor) -> Tensor:
+    rest = GIFT_SMOOTHING / max(1, like_BC.shape[1] - 1)
+    return torch.full_like(like_BC, rest, requires_grad=False).scatter_(1, targets_B[:, None], 1 - GIFT_SMOOTHING)
 
 
 def dist(logits_BC: Tensor, probs_BC: Tensor, student_temperature: float = 1.0) -> Tensor:

@@ -131,42 +131,62 @@ class SoftLabelLoss:
         targets: Tensor | None = None,
         epoch: int = 0,
         reduction: str = "mean",
+        second_targets: Tensor | None = None,
+        own_share: Tensor | None = None,
     ) -> Tensor:
         """The loss of logits [B, C] against B labels (and hard labels int64 [B]) in epoch 0, 1, ...
 
-        `reduction` is "mean" or "sum" over the batch, or "none". SparseLabels were tempered when they were made.
+        `reduction` is "mean" or "sum" over the batch, or "none". SparseLabels were tempered when they were made. The
+        hard label of a mixed crop is own_share * targets + (1 - own_share) * second_targets: give those of the batch.
         """
         if reduction not in ("mean", "sum", "none"):
             raise InputError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
-        losses_B = self.per_sample(logits, labels, targets, epoch)
+        losses_B = self.per_sample(logits, labels, targets, epoch, second_targets, own_share)
         if reduction == "none":
             return losses_B
         return losses_B.sum() / max(1, len(losses_B)) if reduction == "mean" else losses_B.sum()
 
-    def per_sample(self, logits: Tensor, labels: SoftLabels, targets: Tensor | None = None, epoch: int = 0) -> Tensor:
+    def per_sample(
+        self,
+        logits: Tensor,
+        labels: SoftLabels,
+        targets: Tensor | None = None,
+        epoch: int = 0,
+        second_targets: Tensor | None = None,
+        own_share: Tensor | None = None,
+    ) -> Tensor:
         """One loss for each row [B]."""
         if self.needs_targets and targets is None:
             raise InputError("hard labels are used too (hard_weight, phases or gift): give targets int64 [B]")
-        hard = self.phase(epoch) == "hard"
-        if hard or self.hard_weight == 1:
-            return self._hard(logits, targets)
-        soft_B = self._soft(logits, labels, targets, epoch)
-        if not self.hard_weight:
-            return soft_B
-        return (1 - self.hard_weight) * soft_B + self.hard_weight * self._hard(logits, targets)
-
-    def _hard(self, logits: Tensor, targets: Tensor | None) -> Tensor:
+        if (second_targets is None) != (own_share is None):
+            raise InputError("second_targets and own_share go together: give both, or none")
+        mixed = (second_targets, own_share)
+        weight = 1.0 if self.phase(epoch) == "hard" else self.hard_weight
+        if weight == 0:
+            return self._soft(logits, labels, targets, epoch, *mixed)
         assert targets is not None
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(wide, targets, label_smoothing=self.label_smoothing, reduction="none")
+        hard_B = hard_cross_entropy(logits, targets, self.label_smoothing, *mixed)
+        return (
+            hard_B
+            if weight == 1
+            else (1 - weight) * self._soft(logits, labels, targets, epoch, *mixed) + weight * hard_B
+        )
 
-    def _soft(self, logits: Tensor, labels: SoftLabels, targets: Tensor | None, epoch: int) -> Tensor:
+    def _soft(
+        self,
+        logits: Tensor,
+        labels: SoftLabels,
+        targets: Tensor | None,
+        epoch: int,
+        second_targets: Tensor | None,
+        own_share: Tensor | None,
+    ) -> Tensor:
         label_temperature, student_temperature = self.temperatures(epoch)
         if self.loss == "mse-logits":
             return dense_losses.mse_logits(logits, labels)
         if self.loss == "gift":
             assert targets is not None
-            return dense_losses.gift(logits, labels, targets)
+            return dense_losses.gift(logits, labels, targets, second_targets, own_share)
         used = used_labels(labels, label_temperature, self.keep, self.tail)
         if self.loss == "dist":
             probs_BC = dense_losses.dense_probabilities(used, label_temperature, torch.float32)
@@ -180,6 +200,22 @@ class SoftLabelLoss:
             temperature_squared=self.temperature_squared,
             divergence="kl" if self.loss == "kl" else "cross-entropy",
         )
+
+
+def hard_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    second_targets: Tensor | None = None,
+    own_share: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of each row with its class [B]; with two, own_share * that and the rest with the second one."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    first_B = F.cross_entropy(wide, targets, label_smoothing=label_smoothing, reduction="none")
+    if second_targets is None or own_share is None:
+        return first_B
+    second_B = F.cross_entropy(wide, second_targets, label_smoothing=label_smoothing, reduction="none")
+    return own_share * first_B + (1 - own_share) * second_B
 
 
 def used_labels(labels: SoftLabels, temperature: float, keep: int | None, tail: str) -> SoftLabels:

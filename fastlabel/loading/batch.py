@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +23,16 @@ class Batch:
         labels: soft labels of these very crops; None for a loader without a store.
         targets: int64 [B], hard labels.
         ids: int64 [B], index of each sample in the dataset file.
+        second_targets, own_share: of mixed views the hard label of the sample that a crop is mixed with, int64 [B], and
+            the share of `targets`, float32 [B]; None of others.
     """
 
     images: Tensor
     labels: TopKLabels | None
     targets: Tensor
     ids: Tensor
+    second_targets: Tensor | None = None
+    own_share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,13 +48,14 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device. `non_blocking`: the host does not wait for copies of pinned memory."""
-        images, targets, ids = (
-            tensor.to(device, non_blocking=non_blocking) for tensor in (self.images, self.targets, self.ids)
-        )
         labels = None if self.labels is None else self.labels.to(device, non_blocking)
-        return Batch(images, labels, targets, ids)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), labels)
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory of the host, as DataLoader(pin_memory=True) asks for; CUDA only."""
         labels = None if self.labels is None else self.labels.pin_memory()
-        return Batch(self.images.pin_memory(), labels, self.targets.pin_memory(), self.ids.pin_memory())
+        return self._map(lambda tensor: tensor.pin_memory(), labels)
+
+    def _map(self, change: Callable[[Tensor], Tensor], labels: TopKLabels | None) -> Batch:
+        second, share = (None if part is None else change(part) for part in (self.second_targets, self.own_share))
+        return Batch(change(self.images), labels, change(self.targets), change(self.ids), second, share)

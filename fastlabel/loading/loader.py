@@ -18,6 +18,7 @@ from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.images.device_loader import make_image_loader, own_device
 from fastlabel.loading.batch import Batch
 from fastlabel.loading.checks import check_class_map, check_share, check_store
+from fastlabel.loading.mixed_targets import partners_and_shares
 from fastlabel.loading.plan import Batching, EpochPlan, images_per_batch
 from fastlabel.loading.prefetch import PlanePrefetcher
 from fastlabel.loading.share import Share
@@ -293,15 +294,17 @@ class SoftLabelLoader:
         with self._images.epoch(self.share.of(ids, self.batching.images), views) as batches:
             for batch in batches:
                 place.batches += 1
-                yield self._batch(batch.ids, batch.images, planes)
+                yield self._batch(batch.ids, batch.images, planes, views)
         if place.batches < len(self):
             # Fewer samples than ranks were left: the ranks without one have a batch nevertheless.
             place.batches += 1
             size = self._images.policy.size
             crops = torch.empty((0, self.batching.views_per_image, size, size, 3), dtype=torch.uint8)
-            yield self._batch(ids[:0], crops, planes)
+            yield self._batch(ids[:0], crops, planes, views)
 
-    def _batch(self, ids: NDArray[np.int64], images_BVHWC: Tensor, planes: PlaneStack | None) -> Batch:
+    def _batch(
+        self, ids: NDArray[np.int64], images_BVHWC: Tensor, planes: PlaneStack | None, views: list[int]
+    ) -> Batch:
         images = images_BVHWC.flatten(0, 1).permute(0, 3, 1, 2).to(self.device)
         # Read from pageable memory before the call returns, but not waiting for what the GPU still has to do.
         there = self.device.type == "cuda"
@@ -311,7 +314,11 @@ class SoftLabelLoader:
         per_image = self.batching.views_per_image
         if per_image > 1:
             index, targets = (values.repeat_interleave(per_image) for values in (index, targets))
-        return Batch(images, labels, targets, index)
+        if self.plan.partners is None:
+            return Batch(images, labels, targets, index)
+        partners, shares = partners_and_shares(self.plan.partners, views, ids, self._images.policy.size)
+        second, own = torch.from_numpy(self._targets[partners]), torch.from_numpy(shares)
+        return Batch(images, labels, targets, index, second.to(self.device), own.to(self.device))
 
     @cached_property
     def _targets(self) -> NDArray[np.int64]:

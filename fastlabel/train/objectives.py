@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastlabel.errors import InputError
 from fastlabel.labels.loss import SoftLabels, soft_cross_entropy
-from fastlabel.labels.soft_label_loss import SoftLabelLoss
+from fastlabel.labels.soft_label_loss import SoftLabelLoss, hard_cross_entropy
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import check_temperature
 from fastlabel.teachers.precision import full_precision
@@ -48,12 +48,17 @@ def loss_of_epoch(loss: PerSampleLoss | ScheduledLoss, epoch: int) -> PerSampleL
 
 
 def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
-    """Cross entropy with the class of each image."""
+    """Cross entropy with the class of each image; of a mixed crop with both classes, by their shares."""
 
     def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
-        return F.cross_entropy(logits_BC.float(), batch.targets, label_smoothing=label_smoothing, reduction="none")
+        return hard_cross_entropy(logits_BC, batch.targets, label_smoothing, *mixed_with(batch))
 
     return per_sample_loss
+
+
+def mixed_with(batch: TrainingBatch) -> tuple[Tensor | None, Tensor | None]:
+    """Of mixed views the hard labels of the partners [B] and the share of the own ones [B]."""
+    return getattr(batch, "second_targets", None), getattr(batch, "own_share", None)
 
 
 def cached_loss(label_temperature: float = 1.0, student_temperature: float = 1.0) -> PerSampleLoss:
@@ -90,7 +95,7 @@ def cached_use(use: SoftLabelLoss) -> ScheduledLoss:
         def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
             if batch.labels is None:
                 raise InputError("the loader gives no soft labels: open it with a label store")
-            return use.per_sample(logits_BC, batch.labels, batch.targets, epoch)
+            return use.per_sample(logits_BC, batch.labels, batch.targets, epoch, *mixed_with(batch))
 
         return per_sample_loss
 
@@ -107,7 +112,8 @@ def online_use(teacher: nn.Module, use: SoftLabelLoss) -> ScheduledLoss:
         def per_sample_loss(logits_BC: Tensor, batch: TrainingBatch) -> Tensor:
             with torch.no_grad(), full_precision(batch.images.device.type):
                 probs_BC = torch.softmax(teacher(batch.images).float() / temperature, dim=1)
-            return use.per_sample(logits_BC, SparseLabels.from_dense(probs_BC), batch.targets, epoch)
+            labels = SparseLabels.from_dense(probs_BC)
+            return use.per_sample(logits_BC, labels, batch.targets, epoch, *mixed_with(batch))
 
         return hard_loss(use.label_smoothing) if use.phase(epoch) == "hard" else per_sample_loss
 
