@@ -24,6 +24,7 @@ from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.sampling import random_order
 from fastlabel.store.store import LabelStore
 from fastlabel.teachers.teacher import Teacher
+from fastlabel.views import Mixing
 
 QUESTION = "share of the loader's time that labels take: plane load and check, gather, decode to dense"
 
@@ -53,12 +54,12 @@ def measure(beton: Path, store: Path, batch_size: int, rounds: int) -> dict[str,
     return alternate({"images": images, "labels": labels}, rounds)
 
 
-def make_store(beton: Path, store: Path, size: int, k: int, views: int) -> None:
+def make_store(beton: Path, store: Path, size: int, k: int, views: int, mixing: Mixing | None = None) -> None:
     """Labels of a network with random weights: their cost does not depend on what they say."""
     torch.manual_seed(0)
     model = Classifier(ModelSpec("convnet-d3-w8", Beton.open(beton).num_classes, size)).eval()
     teacher = Teacher(model, "random", epoch=0)
-    cache_labels(beton, store, [teacher], views=views, k=k)
+    cache_labels(beton, store, [teacher], views=views, k=k, mixing=mixing)
 
 
 @click.command()

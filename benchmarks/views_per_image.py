@@ -30,12 +30,13 @@ def measure(beton: Path, store: Path, batch_size: int, views: int, most: int, ro
     per_image = 1
     while per_image <= most:
         loader = SoftLabelLoader(beton, store, batch_size, views_per_image=per_image)
-        cases[str(per_image)] = partial(_read, loader, views // per_image)
+        cases[str(per_image)] = partial(read_epochs, loader, views // per_image)
         per_image *= 2
     return alternate(cases, rounds)
 
 
-def _read(loader: SoftLabelLoader, epochs: int) -> None:
+def read_epochs(loader: SoftLabelLoader, epochs: int) -> None:
+    """Images and labels of some epochs, from the first one."""
     loader.set_epoch(0)
     for _ in range(epochs):
         for batch in loader:

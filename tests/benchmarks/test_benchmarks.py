@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fastlabel.benchmarks import allocator, device_crops, labels_share, loss, views_per_image
+from fastlabel.benchmarks import allocator, device_crops, labels_share, loss, mixed_views, views_per_image
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.memory import peak_bytes
 
@@ -36,6 +36,15 @@ def test_views_per_image(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "4 views per image: " in result.output
     figures = json.loads(out.read_text())
     assert figures["crops"] == 64 and {figures[f"views_{M}"]["rounds"] for M in (1, 2, 4)} == {2}
+
+
+@pytest.mark.slow
+def test_mixed_views(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = ["--count", "8", "--size", "32", "--k", "4", "--views", "2", "--batch-size", "8", "--rounds", "1"]
+    result = CliRunner().invoke(mixed_views.main, [*sizes, "--json", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0 and "2 views per image, CutMix or MixUp: " in result.output
+    assert json.loads(out.read_text())["MixUp, 1 views"]["rounds"] == 1
 
 
 @pytest.mark.slow

@@ -129,6 +129,7 @@ def test_two_ranks_write_the_bytes_of_one_process(photos: Path, teacher: Path, t
     one, two = tmp_path / "one.zarr", tmp_path / "two.zarr"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = ["--teacher", str(teacher), "--views", "200", "--k", "2", "--forward-batch", "4", "--transform", "2"]
+    arguments += ["--cutmix", "0.5", "--mixup", "0.5", "--mix-block", "4"]
     single = [sys.executable, "-m", "fastlabel.cli.main", "cache-labels", str(photos), str(one), *arguments]
     subprocess.run(single, check=True, capture_output=True, env=environment)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from fastlabel.labelling.cache import cache_labels
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.store import manifest as manifest_module
 from fastlabel.store.store import LabelStore
+from fastlabel.train.recipes import Recipe
+from fastlabel.train.student import StudentConfig, train_student
 from fastlabel.views import Mixing, ViewPolicy
 from tests.stores import digests, make_teacher
 
@@ -178,3 +181,19 @@ def test_other_mixing_is_another_store(photos: Path, make_store: MakeStore) -> N
         cache_labels(photos, photos.with_name("x.zarr"), [make_teacher()], 2, 2, policy=policy, mixing=MIXING)
     with pytest.raises(InputError, match="set the loader's partners"):
         ImageLoader(photos, LabelStore.open(make_store(mixing=MIXING)).views, 4).decode([0], [0])
+
+
+def test_students(photos: Path, make_store: MakeStore, tmp_path: Path) -> None:
+    """They train on stored labels of mixed crops; a hard label is that of one image alone."""
+    store = make_store(k=3, mixing=MIXING)
+
+    def config(**options: Any) -> StudentConfig:
+        recipe = Recipe(epochs=1, batch_size=6)
+        files = {"data": photos, "val": photos, "store": store, "out": tmp_path / "run"}
+        return StudentConfig(**files, arch="convnet-d1-w8", recipe=recipe, **options)
+
+    for options in ({"labels": "hard"}, {"hard_weight": 0.1}, {"phases": "hard:1"}):
+        with pytest.raises(InputError, match="are mixed, and a hard label is that of one image alone"):
+            train_student(config(**options))
+    assert not (tmp_path / "run").exists()
+    assert len(train_student(config()).history) == 1
