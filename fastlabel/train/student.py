@@ -173,11 +173,6 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
     data, val, store = Beton.open(config.data), Beton.open(config.val), LabelStore.open(config.store)
     val_classes = check_same_classes(data, val, config.allow_missing_classes)
     teacher = _teacher(config, store)
-    if store.views.mixing is not None and (config.labels == "hard" or config.use.needs_targets):
-        raise InputError(
-            f"the views of {store.path} are mixed, and a hard label is that of one image alone: take the teacher's "
-            "labels, without hard_weight, hard phases and gift, or a store of views that are not mixed"
-        )
     loss = _loss(config, teacher, device)
     ids = student_ids(config, data, store)
     if config.labels == "cache" and ranks.first:
