@@ -62,7 +62,7 @@ def soft_cross_entropy(
     one_of("targets", targets, (Tensor, type(None)), "a tensor int64 [B]")
     boolean("temperature_squared", temperature_squared)
     check_temperature("label_temperature", label_temperature)
-    _check_student_temperature(student_temperature)
+    check_student_temperature(student_temperature)
     _check_labels("labels", labels, logits)
     if second is not None:
         _check_labels("second", second, logits)
@@ -151,7 +151,8 @@ def _per_row(name: str, share: Tensor | float | None, logits: Tensor) -> Tensor 
     return full(logits.shape[:1], float(share), dtype=dtype, device=logits.device)
 
 
-def _check_student_temperature(temperature: float) -> None:
+def check_student_temperature(temperature: float) -> None:
+    """InputError unless logits divided by it stay in float32."""
     check_temperature("student_temperature", temperature)
     if not EXTREME**-1 <= temperature <= EXTREME:
         raise InputError(f"student_temperature is {temperature}, expected {EXTREME**-1:g} to {EXTREME:g}")

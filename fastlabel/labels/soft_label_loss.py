@@ -13,7 +13,7 @@ from fastlabel.errors import InputError
 from fastlabel.kernels.label_format import widen
 from fastlabel.labels import dense_losses
 from fastlabel.labels.choices import LOSSES, TAILS
-from fastlabel.labels.loss import SoftLabels, soft_cross_entropy
+from fastlabel.labels.loss import SoftLabels, check_student_temperature, soft_cross_entropy
 from fastlabel.labels.ops.edit import keep_top
 from fastlabel.labels.schedules import Phases, TemperatureSchedule
 from fastlabel.labels.sparse import SparseLabels
@@ -73,6 +73,8 @@ class SoftLabelLoss:
         if self.label_smoothing == 1:
             raise InputError(f"label_smoothing is {self.label_smoothing}, expected 0 and below 1")
         # Parsed here, so that what is wrong is an error at once.
+        for temperature in (self.schedules[1].start, self.schedules[1].end):
+            check_student_temperature(temperature)
         needs_epochs = [schedule.plain() for schedule in self.schedules if schedule.kind == "cosine"] + [self.phases]
         if self.epochs is None and any(needs_epochs):
             raise InputError(f"{next(filter(None, needs_epochs))} needs the number of epochs: give epochs=")
@@ -113,6 +115,16 @@ class SoftLabelLoss:
         """Of the labels and of the student in epoch 0, 1, ..."""
         label, student = (schedule.at(epoch, self.epochs or 1) for schedule in self.schedules)
         return label, student
+
+    def changes(self, epoch: int) -> dict[str, float | str]:
+        """What epoch 0, 1, ... has of its own: temperatures that are scheduled, and the phase."""
+        names = ("label_temperature", "student_temperature")
+        own: dict[str, float | str] = {
+            name: round(value, 6)
+            for name, schedule, value in zip(names, self.schedules, self.temperatures(epoch), strict=True)
+            if not schedule.constant
+        }
+        return own if self._phases is None else {**own, "phase": self.phase(epoch)}
 
     def check_labels(self, k: int, num_classes: int, transform: bool = False) -> None:
         """InputError unless labels of the top k classes, or with a transform, can be used so."""

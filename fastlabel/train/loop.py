@@ -21,7 +21,7 @@ from fastlabel.system.signals import StopRequest, stop_requests
 from fastlabel.train.checkpoint import epoch_path, portable_state, save_checkpoint
 from fastlabel.train.epoch_metrics import Tally
 from fastlabel.train.interruptions import Interruptions
-from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, TrainingBatch, loss_of_epoch
+from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, TrainingBatch, loss_of_epoch, own_metrics
 from fastlabel.train.process_group import backward, share_buffers, wrap
 from fastlabel.train.rank_state import restore_rank, snapshot
 from fastlabel.train.recipes import Recipe, load_optimizer, set_lr
@@ -143,7 +143,8 @@ class Trainer:
             return
         # The rate of the last step, which an earlier process may have made.
         lr = self.recipe.lr_at(tally.epoch * len(self.loader) - 1, len(self.loader))
-        metrics = {"epoch": tally.epoch, **tally.metrics(self.ranks), "lr": lr}
+        own = own_metrics(self.loss, tally.epoch - 1)
+        metrics = {"epoch": tally.epoch, **tally.metrics(self.ranks), "lr": lr, **own}
         if self._due(tally.epoch, self.eval_every):
             tested: Any = self._average or self
             share_buffers(tested.model, self.ranks)

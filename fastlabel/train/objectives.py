@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +37,25 @@ PerSampleLoss = Callable[[Tensor, TrainingBatch], Tensor]
 
 @dataclass(frozen=True)
 class ScheduledLoss:
-    """A loss that changes from epoch to epoch: `at(epoch)` gives that of epoch 0, 1, ..."""
+    """A loss that changes from epoch to epoch.
+
+    Attributes:
+        at: the loss of epoch 0, 1, ...
+        says: what that epoch has of its own, for its metrics.
+    """
 
     at: Callable[[int], PerSampleLoss]
+    says: Callable[[int], dict[str, Any]]
 
 
 def loss_of_epoch(loss: PerSampleLoss | ScheduledLoss, epoch: int) -> PerSampleLoss:
     """The loss of epoch 0, 1, ..."""
     return loss.at(epoch) if isinstance(loss, ScheduledLoss) else loss
+
+
+def own_metrics(loss: PerSampleLoss | ScheduledLoss, epoch: int) -> dict[str, Any]:
+    """What epoch 0, 1, ... has of its own: a temperature, a phase."""
+    return loss.says(epoch) if isinstance(loss, ScheduledLoss) else {}
 
 
 def hard_loss(label_smoothing: float = 0.0) -> PerSampleLoss:
@@ -99,7 +110,7 @@ def cached_use(use: SoftLabelLoss) -> ScheduledLoss:
 
         return per_sample_loss
 
-    return ScheduledLoss(at)
+    return ScheduledLoss(at, use.changes)
 
 
 def online_use(teacher: nn.Module, use: SoftLabelLoss) -> ScheduledLoss:
@@ -117,4 +128,4 @@ def online_use(teacher: nn.Module, use: SoftLabelLoss) -> ScheduledLoss:
 
         return hard_loss(use.label_smoothing) if use.phase(epoch) == "hard" else per_sample_loss
 
-    return ScheduledLoss(at)
+    return ScheduledLoss(at, use.changes)

@@ -30,6 +30,9 @@ def test_a_run_says_how_it_uses_labels_and_continues_only_so(train_command, tmp_
     run = json.loads((tmp_path / "run" / "config.json").read_text())["run"]
     said = {"loss": "kl", "keep": 2, "tail": "renormalise", "hard_weight": 0.25, "phases": "soft:1,hard:1,soft:1"}
     assert run.items() >= {**said, "label_temperature": "step:8,0.5,1,2", "student_temperature": 1.0}.items()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["label_temperature"], line["phase"]) for line in lines] == [(8, "soft"), (4, "hard"), (2, "soft")]
+    assert "student_temperature" not in lines[0]
     # The same labels in the same order, but for the second epoch, which is hard.
     hard = train_command("--labels", "hard", out="hard")
     assert hard.exit_code == 0 and len(set(losses(tmp_path / "run"))) == 3
@@ -55,6 +58,7 @@ def test_a_run_of_before_has_the_same_identity(train_command, tmp_path):
         (["--hard-weight", 2], "hard_weight is 2.0, expected 0 to 1"),
         (["--loss", "gift", "--temperature", 4], "gift compares logits, which have no temperature"),
         (["--labels", "hard", "--keep", 2], "keep is for soft labels"),
+        (["--student-temperature", "1e40"], "student_temperature is 1e+40, expected 1e-30 to 1e+30"),
         (["--loss", "l2"], "'l2' is not one of"),
     ],
 )
