@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from fastlabel.labels.choices import USES
 from fastlabel.train.named_recipes import NAMES, find_recipe, typed
 
 if TYPE_CHECKING:
     from fastlabel.train.named_recipes import NamedRecipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OF_SOFT_LABELS = (
-    "loss",
-    "temperature",
-    "label_temperature",
-    "student_temperature",
-    "temperature_squared",
-    "keep",
-    "tail",
-    "hard_weight",
-    "phases",
-)
 
 
 def recipe_option(command: Command) -> Command:
@@ -61,26 +50,21 @@ def apply_recipe(ctx: click.Context, options: dict[str, Any]) -> None:
     given = {name for name in options if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     dropped = {"label_temperature", "student_temperature"} if "temperature" in given else set()
     if options["labels"] == "hard":
-        dropped = set(_OF_SOFT_LABELS)
+        dropped = {"temperature", *USES}
+    from fastlabel.system.ranks import Ranks
+
     set_here, changed = [], []
     for name, value in named.options.items():
         parameter = name.replace("-", "_")
         if parameter in given:
             changed.append(typed(name, options[parameter]))
         elif parameter in dropped:
-            options[parameter] = _usual(parameter)
+            options[parameter] = None if parameter.endswith("temperature") else USES[parameter]
         else:
             set_here.append(typed(name, value))
     lines = [f"recipe {named.name}: {named.title}. {named.source}" if named.title else f"recipe {named.name}"]
     lines.append(f"  sets {' '.join(set_here)}")
     lines += [f"  the command line instead: {' '.join(changed)}"] if changed else []
     lines += [f"  goes with labels of cache-labels {named.labels}"] if named.labels else []
-    click.echo("\n".join(lines), err=True)
-
-
-def _usual(parameter: str) -> Any:
-    """What an option is without a recipe. (Click would look into the recipe again.)"""
-    from fastlabel.train import StudentConfig
-
-    fields = StudentConfig.__dataclass_fields__
-    return None if parameter.endswith("temperature") else fields[parameter].default
+    if Ranks.current().first:
+        click.echo("\n".join(lines), err=True)

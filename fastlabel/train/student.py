@@ -16,6 +16,7 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.digests import ids_digest
 from fastlabel.errors import InputError
 from fastlabel.inspection.truncation import information_kept
+from fastlabel.labels.choices import USES
 from fastlabel.labels.soft_label_loss import SoftLabelLoss
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
@@ -47,17 +48,6 @@ from fastlabel.train.recipes import Recipe
 from fastlabel.train.run_folder import Run
 
 LABELS = ("cache", "online", "hard")
-# Fields of a configuration that say how labels are used, and what they are where nothing is said.
-_USES: dict[str, Any] = {
-    "loss": "soft-ce",
-    "label_temperature": 1.0,
-    "student_temperature": 1.0,
-    "temperature_squared": False,
-    "keep": None,
-    "tail": "uniform",
-    "hard_weight": 0.0,
-    "phases": None,
-}
 EPOCHS_EVALUATED_EACH = 20
 LABELS_ASSESSED = 1000
 
@@ -118,7 +108,7 @@ class StudentConfig:
         for name, schedule in zip(("label_temperature", "student_temperature"), use.schedules, strict=True):
             object.__setattr__(self, name, schedule.plain())
         if self.labels == "hard":
-            changed = [name for name in _USES if getattr(self, name) != _USES[name]]
+            changed = [name for name in USES if getattr(self, name) != USES[name]]
             if changed:
                 what = "temperatures are" if changed[0].endswith("temperature") else f"{changed[0]} is"
                 raise InputError(f"{what} for soft labels: leave it out with hard labels")
@@ -131,8 +121,11 @@ class StudentConfig:
         return SoftLabelLoss(
             label_smoothing=self.recipe.label_smoothing,
             epochs=self.recipe.epochs,
-            **{name: getattr(self, name) for name in _USES},
+            **self._uses(),
         )
+
+    def _uses(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in USES}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -254,7 +247,7 @@ def _loss(config: StudentConfig, labeller: TeacherInfo, device: torch.device) ->
     specs = [TeacherSpec(source, trust_program=config.trust_program) for source in sources]
     teacher = recorded_teacher(labeller, specs, device, f"teacher {config.teacher_index} of {config.store}")
     network = LabellingNetwork(teacher).to(device)
-    plain = all(getattr(config, name) == _USES[name] for name in _USES if not name.endswith("temperature"))
+    plain = all(getattr(config, name) == USES[name] for name in USES if not name.endswith("temperature"))
     if plain and all(schedule.constant for schedule in use.schedules):
         return online_loss(network, *use.temperatures(0))
     return online_use(network, use)
@@ -311,5 +304,5 @@ def _identity(
 def _use_identity(config: StudentConfig) -> dict[str, Any]:
     """How labels are used; temperatures always, and of the rest what is not as it was before it could be said."""
     label, student = (schedule.plain() for schedule in config.use.schedules)
-    said = {name: getattr(config, name) for name in _USES if getattr(config, name) != _USES[name]}
+    said = {name: getattr(config, name) for name in USES if getattr(config, name) != USES[name]}
     return {**said, "label_temperature": label, "student_temperature": student}

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastlabel import SoftLabelLoss, SparseLabels, TopKCodec, label_ops
+from fastlabel import SoftLabelLoss, SparseLabels, TopKCodec, TransformCodec, label_ops
 from fastlabel.errors import InputError
+from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.dense_losses import LARGEST_GAP, centred_logits
 from fastlabel.labels.soft_label_loss import used_labels
 
@@ -182,6 +183,32 @@ def test_centred_logits(teacher):
     flat = teacher.scatter(1, order[:, 3:], tail)
     assert float((part - flat + flat.mean(1, keepdim=True)).abs().max()) <= 1 / 8
     torch.testing.assert_close(part.mean(1), torch.zeros(B, dtype=torch.float64))
+
+
+def test_labels_with_a_transform_are_used_by_their_logits():
+    """Of all classes at any temperature; kept ones are the best of all classes, not of those stored exactly."""
+    classes, rank = 24, 6
+    generator = torch.Generator().manual_seed(7)
+    mixing = torch.randn(rank, classes, generator=generator)
+    logits = [2 * torch.randn(rows, rank, generator=generator) @ mixing for rows in (200, 6)]
+    labels = TransformCodec.of(TransformBasis.from_logits(logits[0], rank), 3, 0.25).encode(logits[1])
+    student, targets = torch.randn(6, classes, generator=generator, dtype=torch.float64), torch.arange(6)
+    z = labels.logits(torch.float64)
+    whole = SparseLabels.from_dense(torch.softmax(z / 20, 1))
+    top = torch.zeros_like(z, dtype=torch.bool).scatter(1, z.topk(5, dim=1).indices, True)
+    part = SparseLabels.from_dense(torch.softmax(torch.where(top, z / 20, -torch.inf), 1))
+    for loss in ("soft-ce", "kl", "dist"):
+        plain = SoftLabelLoss(loss, 1.0, 20.0)
+        for options, expected in (({}, whole), ({"keep": 5, "tail": "renormalise"}, part)):
+            found = SoftLabelLoss(loss, 20.0, 20.0, **options)(student, labels)
+            torch.testing.assert_close(found, plain(student, expected), rtol=1e-4, atol=1e-5)
+    centred = z - z.mean(1, keepdim=True)
+    mse = SoftLabelLoss("mse-logits")(student, labels, reduction="none")
+    wanted = (student - student.mean(1, keepdim=True) - centred).square().mean(1)
+    torch.testing.assert_close(mse, wanted, rtol=1e-4, atol=1e-4)
+    assert bool(SoftLabelLoss("gift")(student, labels, targets).isfinite())
+    with pytest.raises(InputError, match="say with keep how many"):
+        SoftLabelLoss(tail="zero")(student, labels)
 
 
 def test_a_probability_of_zero_is_the_largest_gap():
