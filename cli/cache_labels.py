@@ -15,6 +15,7 @@ import click
 
 from fastlabel.cli.mixing_options import mixing_options, take_mixing
 from fastlabel.cli.teacher_options import take_teachers, teacher_options
+from fastlabel.cli.view_options import take_views, view_options
 from fastlabel.system.progress import duration
 
 if TYPE_CHECKING:
@@ -50,15 +51,8 @@ if TYPE_CHECKING:
 @click.option("--keep-information", metavar="SHARE@T", help="Goal: the fewest bytes that keep, say, 0.9@T4.")
 @click.option("--max-kl", metavar="NATS@T", help="Goal: the fewest bytes that lose at most, say, 0.02@T1.")
 @click.option("--size", type=click.IntRange(min=1), metavar="S", help="Side of a crop. [default: the teacher's]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the views and of --ipc.")
-@click.option(
-    "--view-policy",
-    "policy",
-    type=click.Choice(["random-resized-crop", "pad-crop", "center", "identity"]),
-    default="random-resized-crop",
-    show_default=True,
-)
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the random crops.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the views and of --ipc. [default: 0]")
+@view_options
 @mixing_options
 @click.option("--ipc", type=click.IntRange(min=1), metavar="N", help="Label N random images per class only.")
 @click.option(
@@ -91,6 +85,7 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
 
     options["goal"] = _goal(*(options.pop(name) for name in ("budget", "keep_information", "max_kl")))
     options["mixing"] = take_mixing(options)
+    options["policy"] = take_views(options)
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
     ranks = Ranks.current()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError
+from fastlabel.images.changed_crops import change_pixels
 from fastlabel.images.decode import BAD_BOX
 from fastlabel.images.decode_whole import decode_whole
 from fastlabel.images.loader import Epoch, ImageBatch, ImageLoader
@@ -140,6 +141,7 @@ class DeviceImageLoader(ImageLoader):
                 parts = _parts(self._nbytes[ids], PART_BYTES)
                 crops = [self._crops(*self._whole_images(ids[rows]), ids[rows], boxes[rows]) for rows in parts]
             images = crops[0] if len(crops) == 1 else torch.cat(crops)
+            change_pixels(self.policy, ids, views, images)
             if mixes is not None:
                 mix_crops_(images, mixes)
         return DeviceBatch(asked, images[: len(asked)], self._staging.event())

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import FastlabelError, ImageDecodeError, InputError
 from fastlabel.images.buffers import BufferPool
+from fastlabel.images.changed_crops import change_pixels, mixed_batch
 from fastlabel.images.decode import decode_views, explain
-from fastlabel.images.mixed_batch import mixed_batch
 from fastlabel.images.workspace import Workspace
 from fastlabel.kernels.mix_crops import mix_crops_
 from fastlabel.system.forks import renew_after_fork
@@ -170,6 +170,7 @@ class ImageLoader:
         where = (beton.file.descriptor, beton.index, beton.nbytes)
         decode_views(wanted, *where, boxes, out, status, *self._workspace.arrays())
         self._check_status(wanted, status)
+        change_pixels(self.policy, wanted, views, images)
         if mixes is not None:
             mix_crops_(images, mixes)
         return ImageBatch(ids, images[: len(ids)])

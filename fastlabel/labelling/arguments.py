@@ -9,7 +9,7 @@ from typing import Any
 from fastlabel.system.arguments import at_least, boolean, integer, integer_between, one_of
 from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.teachers.teacher import Teacher
-from fastlabel.views import ViewPolicy
+from fastlabel.views import ViewPolicy, ViewSpec
 
 COUNTS = {"views": 1, "size": 1, "seed": 0, "ipc": 1, "num_workers": 0, "decode_batch": 1, "forward_batch": 1}
 MOST_VIEWS = 1 << 20  # exclusive; every unit of a store is looked at when it is planned
@@ -24,7 +24,7 @@ def check_labelling(
     Args:
         store: where labels are to go.
         teachers: a list or tuple of them, not empty.
-        policy: a name or a ViewPolicy.
+        policy: a name, a file, a ViewSpec or a ViewPolicy.
         flags: True or False by name.
         counts: numbers by name; some of them may be None.
     """
@@ -34,7 +34,7 @@ def check_labelling(
         one_of(
             "a teacher", teacher, (Teacher, TeacherSpec, str, os.PathLike), "a path, a name, a TeacherSpec or a Teacher"
         )
-    one_of("policy", policy, (str, ViewPolicy), "the name of a view policy or a ViewPolicy")
+    one_of("policy", policy, (str, os.PathLike, ViewPolicy, ViewSpec), "the name or file of a view policy, or a policy")
     for name, flag in flags.items():
         boolean(name, flag)
     for name, count in counts.items():

@@ -42,7 +42,7 @@ from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.load import load_teachers
 from fastlabel.teachers.spec import AnyTeacher
 from fastlabel.teachers.teacher import Teacher
-from fastlabel.views import Mixing, Partners, ViewPolicy, segment_order
+from fastlabel.views import Mixing, Partners, ViewPolicy, ViewSpec, segment_order
 
 DEFAULT_POLICY = "random-resized-crop"
 # A rank may wait for another one's unit, which takes as long as its teacher takes; torchrun ends those whose peer died.
@@ -60,7 +60,7 @@ def cache_labels(
     size: int | None = None,
     seed: int | None = None,
     *,
-    policy: ViewPolicy | str = DEFAULT_POLICY,
+    policy: ViewPolicy | ViewSpec | str | os.PathLike[str] = DEFAULT_POLICY,
     flip: bool | None = None,
     mixing: Mixing | None = None,
     ipc: int | None = None,
@@ -90,7 +90,8 @@ def cache_labels(
         k: classes kept of each label, up to the number of classes. None lets `goal` choose.
         size: side of the crops in pixels; default what the first teacher takes.
         seed: of the views, and of the samples that `ipc` chooses; default 0.
-        policy: the name of a view policy, or a policy, whose size, seed and flip no argument may contradict.
+        policy: the name of a view policy, a TOML or JSON file (docs/labelling.md), a `ViewSpec`, in all of which
+            arguments win; or a policy, whose size, seed and flip no argument may contradict.
         flip: whether a policy given by name mirrors half of the crops; default True.
         mixing: CutMix or MixUp of the crops of pairs of samples, for a policy given by name: `Mixing.of(cutmix=1.0)`.
         ipc: label only that many random images per class.
@@ -121,7 +122,7 @@ def cache_labels(
     ranks = ranks or Ranks.current()
     place = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
-    models = load_teachers(teachers, place, beton, policy.size if isinstance(policy, ViewPolicy) else size, ensemble)
+    models = load_teachers(teachers, place, beton, _own_size(policy, size), ensemble)
     policy = view_policy(policy, size, seed, flip, models[0].model.spec.size, mixing)
     labelling = Labelling(
         beton=beton,
@@ -136,6 +137,11 @@ def cache_labels(
     with current_device(place), ranks.group(PATIENCE) as connected:
         execution = Execution(connected.workers(num_workers), decode_batch, progress, stop, connected)
         return _run(Path(store), labelling, models, execution, dry_run, wanted)
+
+
+def _own_size(policy: Any, size: int | None) -> int | None:
+    """The side of the crops, where it is said."""
+    return size if size is not None else getattr(policy, "size", None)
 
 
 def _wanted(k: int | None, transform: int | None, step: float, goal: Goal | None) -> Transform | Goal | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fastlabel.system.ranks import Ranks
 from fastlabel.system.signals import StopRequest
 from fastlabel.teachers.recorded import describe
 from fastlabel.teachers.teacher import Teacher
-from fastlabel.views import Mixing, ViewPolicy, segment_order
+from fastlabel.views import Mixing, ViewPolicy, ViewSpec, segment_order
 
 FORWARD_BATCH = {"cpu": 64, "cuda": 256}
 
@@ -91,21 +92,21 @@ class Execution:
 
 
 def view_policy(
-    policy: ViewPolicy | str,
+    policy: ViewPolicy | ViewSpec | str | os.PathLike[str],
     size: int | None,
     seed: int | None,
     flip: bool | None,
     own_size: int,
     mixing: Mixing | None = None,
 ) -> ViewPolicy:
-    """The policy of a name, or the one given. InputError where an argument says otherwise than a given policy.
+    """The policy of a name or a spec, in which arguments win, or the one given, which none may contradict (InputError).
 
     Args:
-        own_size: side in pixels of what the first teacher takes, for a policy of a name without a size.
+        own_size: side in pixels of what the first teacher takes, where no size is said.
     """
-    if isinstance(policy, str):
-        named = ViewPolicy.from_name(policy, size or own_size, seed or 0, True if flip is None else flip)
-        return replace(named, mixing=mixing)
+    if not isinstance(policy, ViewPolicy):
+        spec = policy if isinstance(policy, ViewSpec) else ViewSpec.of(policy)
+        return spec.changed(size=size, seed=seed, flip=flip, mixing=mixing).policy(own_size)
     for name, value in (("size", size), ("seed", seed), ("flip", flip), ("mixing", mixing)):
         own = getattr(policy, name)
         if value is not None and value != own:

@@ -2,6 +2,7 @@
 
 from fastlabel.views.mixing import Mixing
 from fastlabel.views.partners import Partners, crop_table, segment_order
+from fastlabel.views.pixels import PixelOperations
 from fastlabel.views.policy import (
     ASPECTS,
     KINDS,
@@ -13,6 +14,7 @@ from fastlabel.views.policy import (
     PARAMETERS,
     ViewPolicy,
 )
+from fastlabel.views.spec import ViewSpec
 
 __all__ = [
     "ASPECTS",
@@ -25,7 +27,9 @@ __all__ = [
     "PARAMETERS",
     "Mixing",
     "Partners",
+    "PixelOperations",
     "ViewPolicy",
+    "ViewSpec",
     "crop_table",
     "segment_order",
 ]

@@ -124,12 +124,14 @@ def crop_table(
 ) -> NDArray[np.int32]:
     """All that makes the crops of some samples, int32: what the digest of a record is taken of.
 
-    [n, 5] boxes as `ViewPolicy.boxes` gives them; where views are mixed [n, 16]: the boxes, `Partners.table`, and the
-    partners' boxes. `heights` and `widths` are those of all samples of the file.
+    [n, 5] boxes as `ViewPolicy.boxes` gives them; where there are pixel operations, their table; where views are mixed,
+    `Partners.table` and the partners' boxes. `heights` and `widths` are those of all samples of the file.
     """
-    boxes = policy.boxes(view, ids, heights[ids], widths[ids])
-    if partners is None:
-        return boxes
-    mixes = partners.table(view, ids)
-    others = mixes[:, 0].astype(np.int64)
-    return np.concatenate([boxes, mixes, policy.boxes(view, others, heights[others], widths[others])], axis=1)
+    parts = [policy.boxes(view, ids, heights[ids], widths[ids])]
+    if policy.pixels is not None:
+        parts.append(policy.pixels.table(policy.seed, view, ids, policy.size))
+    if partners is not None:
+        parts.append(partners.table(view, ids))
+        others = parts[-1][:, 0].astype(np.int64)
+        parts.append(policy.boxes(view, others, heights[others], widths[others]))
+    return np.concatenate(parts, axis=1)

@@ -14,6 +14,7 @@ from fastlabel.errors import InputError
 from fastlabel.kernels import view_boxes as kernel
 from fastlabel.system.arguments import boolean, integer_between, one_of, pair
 from fastlabel.views.mixing import Mixing
+from fastlabel.views.pixels import PixelOperations
 
 KINDS = {
     "random-resized-crop": kernel.RANDOM_RESIZED_CROP,
@@ -46,7 +47,8 @@ class ViewPolicy:
         flip: whether half of the samples are mirrored.
         padding: pixels added on each side by pad-crop; what lies outside the image is black.
         fraction: side of the central square over the shorter side of the image, as (numerator, denominator).
-        mixing: how the crops of two samples are mixed; None leaves each alone.
+        pixels: operations on the pixels of a crop; None for none. mixing: how the crops of two samples are mixed after
+            that; None leaves each alone.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ViewPolicy:
     padding: int = 0
     fraction: tuple[int, int] = (1, 1)
     mixing: Mixing | None = None
+    pixels: PixelOperations | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -68,6 +71,9 @@ class ViewPolicy:
         for name in ("scale_q24", "ratio_q16", "fraction"):
             object.__setattr__(self, name, pair(name, getattr(self, name)))
         one_of("mixing", self.mixing, (Mixing, type(None)), "a Mixing or None")
+        one_of("pixels", self.pixels, (PixelOperations, type(None)), "PixelOperations or None")
+        if self.pixels is not None and self.pixels.patches and self.size % self.pixels.patches:
+            raise InputError(f"a crop of {self.size} pixels has no {self.pixels.patches} equal patches in a row")
         one_of("aspects_q16", self.aspects_q16, tuple, "a tuple of integers")
         for value in (*self.scale_q24, *self.ratio_q16, *self.aspects_q16, *self.fraction):
             integer_between("view parameter", value, 0, MAX_PARAMETER)
@@ -176,7 +182,8 @@ class ViewPolicy:
         if self.name == "random-resized-crop":
             names.append("aspects_q16")
         found = {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
-        return found if self.mixing is None else found | {"mixing": self.mixing.to_dict()}
+        parts = {"pixels": self.pixels, "mixing": self.mixing}
+        return found | {name: part.to_dict() for name, part in parts.items() if part is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViewPolicy:
@@ -184,8 +191,9 @@ class ViewPolicy:
         one_of("a view policy", data, Mapping, "its values by name")
         try:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-            if "mixing" in values:
-                values["mixing"] = Mixing.from_dict(values["mixing"])
+            for name, kind in (("mixing", Mixing), ("pixels", PixelOperations)):
+                if name in values:
+                    values[name] = kind.from_dict(values[name])
             policy = cls(**values)
         except TypeError as error:
             raise InputError(f"not a view policy: {error}") from error

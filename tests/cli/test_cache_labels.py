@@ -19,7 +19,7 @@ from click.testing import Result
 from fastlabel.cli.cache_labels import torchrun_line
 from fastlabel.store.store import LabelStore
 from fastlabel.train.checkpoint import save_checkpoint
-from fastlabel.views import Mixing
+from fastlabel.views import Mixing, PixelOperations, ViewSpec
 from tests.stores import digests, make_teacher
 
 Cli = Callable[..., Result]
@@ -74,7 +74,7 @@ def test_subset_file(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> N
         (["--arch", "resnet18", "--arch", "-", "--arch", "-"], 2, "--arch is given 3 times for 1 teachers"),
         (["--teacher-size", 0], 2, "expected a size in pixels, found 0"),
         (["--ipc", 9], 2, "class 0 has 4 images"),
-        (["--view-policy", "zoom"], 2, "'zoom' is not one of"),
+        (["--view-policy", "zoom"], 2, "unknown view policy 'zoom'; choose one of"),
     ],
 )
 def test_errors_are_one_line(
@@ -224,3 +224,23 @@ def test_mixing_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -
     assert LabelStore.open(out).views.mixing == wanted
     assert cli("verify", out, photos, "--teacher", teacher).exit_code == 0
     assert "seed 0, CutMix 0.5 and MixUp 0.25 in blocks of 8, one draw a block" in cli("inspect", out).stdout
+
+
+def test_view_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """They win over a file, reach the manifest, and fail in one line."""
+    base = ["cache-labels", photos, tmp_path / "l.zarr", "--teacher", teacher, "--views", 1, "--k", 2]
+    for extra, message in (
+        (["--view-policy", "centre"], "unknown view policy 'centre'"),
+        (["--padding", 2], "padding is a parameter of pad-crop views"),
+        (["--scale", "0.5"], "is not two numbers with ',' between them"),
+        (["--scale", "0.9,0.5"], "must lie above 0, in order"),
+    ):
+        failed = cli(*base, *extra)
+        assert failed.exit_code == 2 and message in failed.stderr and not (tmp_path / "l.zarr").exists()
+    (tmp_path / "views.toml").write_text("scale = [0.2, 0.4]\nseed = 3\n[pixels]\ngray = 1.0\n")
+    done = cli(*base, "--view-policy", tmp_path / "views.toml", "--scale", "0.5,1", "--size", 16)
+    assert done.exit_code == 0, done.stderr
+    wanted = ViewSpec(size=16, seed=3, scale=(0.5, 1), pixels=PixelOperations.of(gray=1.0)).policy(16)
+    assert LabelStore.open(tmp_path / "l.zarr").views == wanted
+    center = cli(*base[:2], tmp_path / "c.zarr", *base[3:], "--view-policy", "center", "--fraction", "1/1")
+    assert center.exit_code == 0 and LabelStore.open(tmp_path / "c.zarr").views.fraction == (1, 1)

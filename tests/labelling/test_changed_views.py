@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from fastlabel.inspection.contact_sheet import contact_sheet
 from fastlabel.integrity.repair import repair_store
 from fastlabel.integrity.verify import verify_store
 from fastlabel.kernels.mix_crops import mix_crops_reference
+from fastlabel.kernels.pixel_operations import pixel_operations_reference
 from fastlabel.labelling.cache import cache_labels
 from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.store import manifest as manifest_module
 from fastlabel.store.store import LabelStore
 from fastlabel.train.recipes import Recipe
 from fastlabel.train.student import StudentConfig, train_student
-from fastlabel.views import Mixing, ViewPolicy
+from fastlabel.views import Mixing, PixelOperations, ViewPolicy, ViewSpec
 from tests.stores import digests, make_teacher
 
 MakeStore = Callable[..., Path]
 MIXING = Mixing.of(cutmix=0.5, mixup=0.5, block=4)
+PIXELS = PixelOperations.of(0.3, 0.3, 0.3, brightness=0.3, contrast=0.3, saturation=0.3, patches=2, erase=0.5)
 
 
 @pytest.fixture
@@ -40,22 +43,31 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mixed_by_hand(beton: Path, store: LabelStore, view: int, ids: np.ndarray) -> torch.Tensor:
-    """Mixed crops [B, S, S, 3] from plain ones of all samples, by the reference."""
-    plain_policy = ViewPolicy.from_dict({k: v for k, v in store.views.to_dict().items() if k != "mixing"})
+    """Changed and mixed crops [B, S, S, 3] from plain ones of all samples, by the references."""
+    plain_policy = replace(store.views, mixing=None, pixels=None)
     num_samples = Beton.open(beton).num_samples
     everyone = np.arange(num_samples)
     plain = ImageLoader(beton, plain_policy, num_samples).decode(everyone, [view]).images
-    assert store.partners is not None
+    pixels = store.views.pixels
+    if pixels is not None:
+        rows = torch.from_numpy(pixels.table(store.views.seed, view, everyone, store.views.size))
+        rest = torch.from_numpy(pixels.kernels()), torch.tensor(pixels.fill, dtype=torch.uint8)
+        plain = pixel_operations_reference(plain[:, 0], rows, *rest)[:, None]
+    if store.partners is None:
+        return plain[torch.from_numpy(ids), 0]
     table = np.zeros((num_samples, 1, 6), np.int32)
     table[:, 0, 0] = everyone
     table[store.ids, 0] = store.partners.table(view, store.ids)
     return mix_crops_reference(plain, torch.from_numpy(table))[torch.from_numpy(ids), 0]
 
 
-def test_labels_and_pixels_are_those_of_the_mix(photos: Path, make_store: MakeStore) -> None:
-    """K = C: the stored label is the teacher's own of the mixed crop, and the student sees that crop."""
+@pytest.mark.parametrize(
+    "spec", [ViewSpec(mixing=MIXING), ViewSpec(pixels=PIXELS), ViewSpec(pixels=PIXELS, mixing=MIXING)]
+)
+def test_labels_and_pixels_are_those_of_the_changed_crop(photos: Path, make_store: MakeStore, spec: ViewSpec) -> None:
+    """K = C: the stored label is the teacher's own of the changed crop, and the student sees that crop."""
     teacher = make_teacher()
-    store = LabelStore.open(make_store(k=3, teachers=[teacher], mixing=MIXING))
+    store = LabelStore.open(make_store(k=3, teachers=[teacher], policy=spec))
     ids = store.segments[0]
     for view in range(3):
         crops = mixed_by_hand(photos, store, view, ids)
@@ -80,9 +92,10 @@ def test_labels_and_pixels_are_those_of_the_mix(photos: Path, make_store: MakeSt
 
 @pytest.mark.usefixtures("small_units")
 def test_bytes_depend_on_no_batch_and_on_no_worker(make_store: MakeStore) -> None:
-    one = digests(make_store("one", num_workers=1, decode_batch=1, mixing=MIXING))
-    assert one == digests(make_store("two", num_workers=2, decode_batch=7, mixing=MIXING))
-    assert one == digests(make_store("default", mixing=MIXING))
+    policy = ViewSpec(mixing=MIXING, pixels=PIXELS)
+    one = digests(make_store("one", num_workers=1, decode_batch=1, policy=policy))
+    assert one == digests(make_store("two", num_workers=2, decode_batch=7, policy=policy))
+    assert one == digests(make_store("default", policy=policy))
 
 
 @pytest.mark.usefixtures("small_units")
@@ -108,9 +121,10 @@ def test_a_grown_store_keeps_its_labels(photos: Path, make_store: MakeStore) -> 
     """More views, a second teacher, and samples that are mixed among themselves; sound, and repaired to the same."""
     teachers = [make_teacher(), make_teacher(seed=1, name="second")]
     few = [0, 3, 5, 6, 7, 10, 11]
-    path = make_store(views=2, subset=few, mixing=MIXING)
+    options: dict[str, Any] = {"policy": ViewSpec(mixing=MIXING, pixels=PIXELS)}
+    path = make_store(views=2, subset=few, **options)
     before = {view: LabelStore.open(path).plane(view)[few].codes for view in range(2)}
-    make_store(views=3, teachers=teachers, mixing=MIXING)
+    make_store(views=3, teachers=teachers, **options)
     store = LabelStore.open(path)
     assert [len(ids) for ids in store.segments] == [7, 5]
     for view, codes in before.items():
@@ -154,7 +168,7 @@ def test_pairs_come_in_one_batch(photos: Path, make_store: MakeStore, monkeypatc
 
 
 def test_a_device_mixes_the_same_bytes(photos: Path, make_store: MakeStore) -> None:
-    store = LabelStore.open(make_store(mixing=MIXING))
+    store = LabelStore.open(make_store(policy=ViewSpec(mixing=MIXING, pixels=PIXELS)))
     loaders = [ImageLoader(photos, store.views, 5), DeviceImageLoader(photos, store.views, 5, device="cpu")]
     ids = np.array([3, 1, 3, 7, 11])  # one of them twice
     for loader in loaders:

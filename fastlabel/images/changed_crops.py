@@ -1,4 +1,4 @@
-"""What a batch of mixed views needs: its samples, the partners that are not among them, and who meets whom."""
+"""What happens to the crops of a batch: pixel operations, and the mix of samples with their partners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlabel.kernels.mix_crops import TABLE
-from fastlabel.views import Partners
+from fastlabel.kernels.pixel_operations import pixel_operations_
+from fastlabel.views import Partners, ViewPolicy
 
 
 def mixed_batch(partners: Partners, ids: NDArray[np.int64], views: Sequence[int]) -> tuple[NDArray[np.int64], Tensor]:
@@ -34,3 +35,13 @@ def mixed_batch(partners: Partners, ids: NDArray[np.int64], views: Sequence[int]
         found[absent, place] = 0
         found[absent, place, 0] = absent
     return wanted, torch.from_numpy(found)
+
+
+def change_pixels(policy: ViewPolicy, ids: NDArray[np.int64], views: Sequence[int], crops_BVSS3: Tensor) -> None:
+    """Do the pixel operations of a policy to the crops of some samples, in place."""
+    if policy.pixels is None or not len(ids):
+        return
+    tables = [policy.pixels.table(policy.seed, view, ids, policy.size) for view in views]
+    table = torch.from_numpy(np.stack(tables, axis=1)).flatten(0, 1)
+    fill = torch.tensor(policy.pixels.fill, dtype=torch.uint8)
+    pixel_operations_(crops_BVSS3.flatten(0, 1), table, torch.from_numpy(policy.pixels.kernels()), fill)
