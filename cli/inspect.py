@@ -111,8 +111,8 @@ def _lines(found: Inspection) -> Iterable[str]:
         f"fingerprint {dataset.fingerprint[:12]}"
     )
     yield f"labelled     {found.samples:,} samples"
-    mixed = "" if views.mixing is None else f", {views.mixing}"
-    yield f"views        {found.num_views} x {views.name}, {views.size} pixels, seed {views.seed}{mixed}"
+    changes = "".join(f", {part}" for part in (views.pixels, views.mixing) if part is not None)
+    yield f"views        {found.num_views} x {views.name}, {views.size} pixels, seed {views.seed}{changes}"
     yield f"units        of {found.unit.views} views x {found.unit.samples:,} samples"
     rest = f", {_size(found.uncommitted_bytes)} of no committed unit" if found.uncommitted_bytes else ""
     yield f"metadata     {_size(found.metadata_bytes)}{rest}"

@@ -86,6 +86,12 @@ class PixelOperations:
         if not self.changes:
             raise InputError("the pixel operations change nothing: leave them out")
 
+    def __str__(self) -> str:
+        names = ("gray", "solarise", "blur", "brightness", "contrast", "saturation", "erase")
+        shares = {name: getattr(self, f"{name}_q16") / ONE for name in names}
+        found = [f"{name} {share:.3g}" for name, share in shares.items() if share]
+        return ", ".join([*found, *([f"{self.patches} x {self.patches} patches"] if self.patches > 1 else [])])
+
     @property
     def changes(self) -> bool:
         """Whether any crop is changed."""

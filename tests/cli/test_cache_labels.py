@@ -242,5 +242,6 @@ def test_view_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> 
     assert done.exit_code == 0, done.stderr
     wanted = ViewSpec(size=16, seed=3, scale=(0.5, 1), pixels=PixelOperations.of(gray=1.0)).policy(16)
     assert LabelStore.open(tmp_path / "l.zarr").views == wanted
+    assert "16 pixels, seed 3, gray 1" in cli("inspect", tmp_path / "l.zarr").stdout
     center = cli(*base[:2], tmp_path / "c.zarr", *base[3:], "--view-policy", "center", "--fraction", "1/1")
     assert center.exit_code == 0 and LabelStore.open(tmp_path / "c.zarr").views.fraction == (1, 1)

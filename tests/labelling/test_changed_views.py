@@ -1,4 +1,4 @@
-"""Mixed views through the whole path: one label for one mix, whoever makes it, whenever, in whatever batch."""
+"""Mixed crops and pixel operations through the whole path: one label for one crop, whoever makes it, whenever."""
 
 from __future__ import annotations
 
