@@ -45,6 +45,12 @@ from fastlabel.cli.training_options import ProgressBar, print_result, recipe_opt
     help="Crops of each image in a step, cut from one decode, with their own labels. An epoch then trains on M crops "
     "of every image: for as many crops give an M-th of the epochs. --batch-size counts crops.",
 )
+@click.option(
+    "--student-size",
+    "size",
+    metavar="S",
+    help="Side of the student's crops, from the same boxes; 160:16,192:32,224 grows it. [default: the store's]",
+)
 @recipe_option
 @label_use_options
 @click.option("--keep-every", type=int, default=0, show_default=True, help="Keep every n-th epoch; 0: the last.")

@@ -52,6 +52,7 @@ def make_image_loader(
     device: torch.device | str = "cpu",
     resident_bytes: int | None = None,
     resident_ids: ArrayLike | None = None,
+    size: int | None = None,
 ) -> ImageLoader:
     """An image loader whose batches a device takes best: the same bytes, on it or on the CPU.
 
@@ -59,8 +60,8 @@ def make_image_loader(
     """
     device = torch.device(device)
     if crops_on_device(device):
-        return DeviceImageLoader(beton, policy, batch_size, num_workers, device, resident_bytes, resident_ids)
-    return ImageLoader(beton, policy, batch_size, num_workers)
+        return DeviceImageLoader(beton, policy, batch_size, num_workers, device, resident_bytes, resident_ids, size)
+    return ImageLoader(beton, policy, batch_size, num_workers, size)
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ class DeviceImageLoader(ImageLoader):
         device: torch.device | str = "cuda",
         resident_bytes: int | None = None,
         resident_ids: ArrayLike | None = None,
+        size: int | None = None,
     ) -> None:
-        super().__init__(beton, policy, batch_size, num_workers)
+        super().__init__(beton, policy, batch_size, num_workers, size)
         self._resident_bytes = None if resident_bytes is None else at_least("resident_bytes", resident_bytes, 0)
         self._resident_ids = None if resident_ids is None else np.unique(self._check(resident_ids))
         self._resident: ResidentImages | None = None
@@ -156,7 +158,7 @@ class DeviceImageLoader(ImageLoader):
         return self._staging.send(int(nbytes.sum())), offsets
 
     def _check_boxes(self, ids: NDArray[np.int64], boxes: NDArray[np.int32]) -> None:
-        bad = bad_boxes(self.beton.heights[ids], self.beton.widths[ids], boxes, self.policy.size).any(axis=1)
+        bad = bad_boxes(self.beton.heights[ids], self.beton.widths[ids], boxes, self.size).any(axis=1)
         self._check_status(ids, np.where(bad, BAD_BOX, 0))
 
     def _crops(
@@ -164,7 +166,7 @@ class DeviceImageLoader(ImageLoader):
     ) -> Tensor:
         heights, widths = self.beton.heights[ids], self.beton.widths[ids]
         places, rows, columns, crops = (torch.from_numpy(values) for values in (offsets, heights, widths, boxes))
-        return resized_crops(pixels, places, rows, columns, crops, self.policy.size)
+        return resized_crops(pixels, places, rows, columns, crops, self.size)
 
 
 def _parts(nbytes: NDArray[np.int64], most: int) -> Iterator[slice]:

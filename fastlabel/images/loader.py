@@ -56,6 +56,7 @@ class ImageLoader:
         policy: gives the crop boxes, and the size of the crops.
         batch_size: samples per batch; the last batch of an epoch may be smaller.
         num_workers: threads that decode; 0 takes all cores.
+        size: side of the crops that come out, of the boxes that the policy gives for its own size; default that.
 
     Attributes:
         partners: who is mixed with whom, for a policy that mixes; to be set before the first epoch. A partner that is
@@ -67,8 +68,15 @@ class ImageLoader:
     device = torch.device("cpu")
 
     def __init__(
-        self, beton: Beton | str | os.PathLike[str], policy: ViewPolicy, batch_size: int, num_workers: int = 0
+        self,
+        beton: Beton | str | os.PathLike[str],
+        policy: ViewPolicy,
+        batch_size: int,
+        num_workers: int = 0,
+        size: int | None = None,
     ) -> None:
+        self.size = policy.size if size is None else size
+        check_other_size(policy, self.size)
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size} must be at least 1")
         most = int(numba.config.NUMBA_NUM_THREADS)
@@ -78,7 +86,7 @@ class ImageLoader:
         self.partners: Partners | None = None
         self.num_workers = min(num_workers or most, most)
         file = self.beton
-        self._workspace = Workspace(most, file.heights, file.widths, int(file.nbytes.max()), policy.size)
+        self._workspace = Workspace(most, file.heights, file.widths, int(file.nbytes.max()), self.size)
         # The workspace serves one batch at a time; an epoch that was abandoned may still be at its last one.
         self.busy = threading.Lock()
         self._pools: dict[int, BufferPool] = {}
@@ -115,7 +123,7 @@ class ImageLoader:
 
     def _pool(self, num_views: int) -> BufferPool:
         if num_views not in self._pools:
-            shape = (self.batch_size, num_views, self.policy.size, self.policy.size, 3)
+            shape = (self.batch_size, num_views, self.size, self.size, 3)
             self._pools[num_views] = BufferPool(shape, keep=BATCHES_AHEAD + 2)
         return self._pools[num_views]
 
@@ -161,7 +169,7 @@ class ImageLoader:
             return ids, None
         if self.partners is None:
             raise InputError("views are mixed: set the loader's partners, which know the samples that may meet")
-        return mixed_batch(self.partners, ids, views)
+        return mixed_batch(self.partners, ids, views, self.policy.size, self.size)
 
     def _decode(self, ids: NDArray[np.int64], views: Sequence[int]) -> ImageBatch:
         beton, (wanted, mixes) = self.beton, self._mix(ids, views)
@@ -179,8 +187,18 @@ class ImageLoader:
         """Memory for the crops of so many samples, as an array and a tensor."""
         if count <= self.batch_size:
             return self._pool(num_views).take(count)
-        out = np.empty((count, num_views, self.policy.size, self.policy.size, 3), np.uint8)
+        out = np.empty((count, num_views, self.size, self.size, 3), np.uint8)
         return out, torch.from_numpy(out)
+
+
+def check_other_size(policy: ViewPolicy, size: int) -> None:
+    """InputError where a policy's crops cannot come out at another size than its own."""
+    if size == policy.size:
+        return
+    if policy.name == "pad-crop":
+        raise InputError(f"crops of pad-crop are copied, not resized: they are {policy.size} pixels, not {size}")
+    if policy.pixels is not None and policy.pixels.patches and size % policy.pixels.patches:
+        raise InputError(f"a crop of {size} pixels has no {policy.pixels.patches} equal patches in a row")
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from fastlabel.dataset.beton import Beton
 from fastlabel.digests import canonical_digest, ids_digest
 from fastlabel.errors import InputError, MissingLabelsError
 from fastlabel.images.device_loader import make_image_loader, own_device
+from fastlabel.images.loader import ImageLoader, check_other_size
 from fastlabel.loading.batch import Batch
 from fastlabel.loading.checks import check_class_map, check_share, check_store
 from fastlabel.loading.mixed_targets import partners_and_shares
 from fastlabel.loading.plan import Batching, EpochPlan, images_per_batch
 from fastlabel.loading.prefetch import PlanePrefetcher
 from fastlabel.loading.share import Share
+from fastlabel.loading.sizes import SizeSchedule
 from fastlabel.loading.state import Place, place_from_dict, place_to_dict
 from fastlabel.store.plane import PlaneStack
 from fastlabel.store.store import LabelStore
@@ -69,6 +71,8 @@ class SoftLabelLoader:
         rank, world_size: which of how many processes this is, when several share each batch; default those of
             torch.distributed's process group, or what torchrun says.
         views_per_image: crops of each sample in an epoch, at most as many as the store has views.
+        size: side of the crops, where it is not that of the views: the same boxes, resized to it. An integer, or sizes
+            with their numbers of epochs, "160:16,192:32,224". Erased and mixed boxes are scaled; a blur is not.
         resident_bytes: memory of a CUDA device that decoded images may take for good, if those of all `ids` fit; None
             for an eighth of what is free when an epoch begins, 0 for none.
 
@@ -97,6 +101,7 @@ class SoftLabelLoader:
         rank: int | None = None,
         world_size: int | None = None,
         views_per_image: int = 1,
+        size: int | str | None = None,
         resident_bytes: int | None = None,
     ) -> None:
         # As they were given: another process that unpickles this loader has a rank and a GPU of its own.
@@ -126,17 +131,26 @@ class SoftLabelLoader:
         partners = self.store.partners if self.store else _partners(self.policy, ids, self.beton.num_samples)
         self.plan = EpochPlan(ids, self.batching, self.store.num_views if self.store else None, partners)
         self.num_workers = at_least("num_workers", num_workers, 0)
-        # No larger than what there is: its memory is taken at once.
-        share = min(self.share.count(self.batching.images), len(self.ids))
+        self.sizes = SizeSchedule.of(self.policy.size if size is None else size)
+        for one in self.sizes.sizes:
+            check_other_size(self.policy, one)
         if resident_bytes is not None:
             resident_bytes = at_least("resident_bytes", resident_bytes, 0)
-        # Of all ids: with several ranks, or drop_last, each epoch takes others of them.
-        self._images = make_image_loader(
-            self.beton, self.policy, share, self.num_workers, self.device, resident_bytes, self.ids
-        )
-        self._images.partners = partners
+        self._resident_bytes = resident_bytes
+        self._images = self._make_images(self.sizes.at(0))
         self._planes = PlanePrefetcher(self.store, self.beton, self.teacher, self.device) if self.store else None
         self._next = self._place = Place(0)
+
+    def _make_images(self, size: int) -> ImageLoader:
+        assert self.policy is not None
+        # No larger than what there is: its memory is taken at once.
+        share = min(self.share.count(self.batching.images), len(self.ids))
+        # Of all ids: with several ranks, or drop_last, each epoch takes others of them.
+        images = make_image_loader(
+            self.beton, self.policy, share, self.num_workers, self.device, self._resident_bytes, self.ids, size
+        )
+        images.partners = self.plan.partners
+        return images
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -238,6 +252,7 @@ class SoftLabelLoader:
             "policy": canonical_digest(self.policy.to_dict()),
             "views": self.store.num_views if self.store else 0,
             "labels": self.store.manifest.digest(self.teacher) if self.store else "",
+            **({} if self.sizes.sizes == (self.policy.size,) else {"size": str(self.sizes)}),
         }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -256,6 +271,7 @@ class SoftLabelLoader:
                 "drop_last": self.batching.drop_last,
                 "class_map": self._class_map,
                 "views_per_image": self.batching.views_per_image,
+                "size": str(self.sizes),
                 **self._asked,
             },
             "share": (self.share.rank, self.share.world_size),
@@ -291,6 +307,8 @@ class SoftLabelLoader:
         if self._planes is not None:
             planes = self._planes.get(views)
             self._planes.prefetch(self.views(place.epoch + 1))
+        if self._images.size != self.sizes.at(place.epoch):
+            self._images = self._make_images(self.sizes.at(place.epoch))
         with self._images.epoch(self.share.of(ids, self.batching.images), views) as batches:
             for batch in batches:
                 place.batches += 1
@@ -298,7 +316,7 @@ class SoftLabelLoader:
         if place.batches < len(self):
             # Fewer samples than ranks were left: the ranks without one have a batch nevertheless.
             place.batches += 1
-            size = self._images.policy.size
+            size = self._images.size
             crops = torch.empty((0, self.batching.views_per_image, size, size, 3), dtype=torch.uint8)
             yield self._batch(ids[:0], crops, planes, views)
 

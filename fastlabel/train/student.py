@@ -20,6 +20,7 @@ from fastlabel.labels.choices import USES
 from fastlabel.labels.soft_label_loss import SoftLabelLoss
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.loading.loader import SoftLabelLoader, images_per_batch
+from fastlabel.loading.sizes import SizeSchedule
 from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.sampling import images_per_class
 from fastlabel.store.manifest import TeacherInfo
@@ -63,6 +64,8 @@ class StudentConfig:
     trained on in each epoch, next to each other in a batch of the recipe's `batch_size` crops. `resident_bytes` of a
     GPU's memory may decoded images take: None for an eighth of what is free, 0 for none.
 
+    `size` is the side of the student's crops, where it is not the store's; "160:16,192:32,224" grows it by epochs.
+
     `loss`, both temperatures, `temperature_squared`, `keep`, `tail`, `hard_weight` and `phases` say how the labels are
     used: see `SoftLabelLoss`.
     """
@@ -80,6 +83,7 @@ class StudentConfig:
     ipc: int | None = None
     ipc_seed: int | None = None
     views_per_image: int = 1
+    size: int | str | None = None
     label_temperature: float | str = 1.0
     student_temperature: float | str = 1.0
     loss: str = "soft-ce"
@@ -104,6 +108,10 @@ class StudentConfig:
         images_per_batch(self.recipe.batch_size, self.views_per_image)
         if (self.labels == "online") != (self.teacher is not None):
             raise InputError(f"a teacher is given for online labels, and only for these: labels are {self.labels}")
+        if self.size is not None:
+            object.__setattr__(self, "size", str(SizeSchedule.of(self.size)))
+            if self.labels == "online":
+                raise InputError("an online teacher sees the student's crops: leave size out, or take stored labels")
         use = self.use
         for name, schedule in zip(("label_temperature", "student_temperature"), use.schedules, strict=True):
             object.__setattr__(self, name, schedule.plain())
@@ -177,10 +185,11 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
         # Without names a validation set may have fewer classes: they are the first ones.
         of_val = range(val.num_classes) if val_classes is None else val_classes
         val_classes = tuple(class_map[c] for c in of_val)
+    sizes = SizeSchedule.of(store.views.size if config.size is None else config.size)
     with seeded(config.seed, device):
-        model = prepare(
-            Classifier(ModelSpec(config.arch, num_classes, store.views.size)), config.sync_batch_norm, ranks, device
-        )
+        model = Classifier(ModelSpec(config.arch, num_classes, sizes.sizes[-1]))
+        check_takes(model, sizes.sizes)
+        model = prepare(model, config.sync_batch_norm, ranks, device)
         seed_rank(config.seed, ranks)
         loader = SoftLabelLoader(
             data,
@@ -196,14 +205,16 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             rank=ranks.rank,
             world_size=ranks.world_size,
             views_per_image=config.views_per_image,
+            size=config.size,
             resident_bytes=config.resident_bytes,
         )
+        shown = replace(store.views, size=sizes.sizes[-1], pixels=None, mixing=None)
         run = Run(Path(config.out), _identity(config, data, val, store, teacher, ids), config.to_dict())
         trainer = Trainer(
             model=model,
             loader=loader,
             loss=loss,
-            evaluate=make_evaluator(val, store.views, config.num_workers, ranks, device, bool(recipe.amp), val_classes),
+            evaluate=make_evaluator(val, shown, config.num_workers, ranks, device, bool(recipe.amp), val_classes),
             recipe=recipe,
             run=run,
             device=device,
@@ -213,6 +224,21 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
             ranks=ranks,
         )
         return finish(trainer, run, config.resume)
+
+
+def check_takes(model: Classifier, sizes: Sequence[int]) -> None:
+    """InputError unless a network takes images of all these sizes."""
+    training = model.training
+    for size in sizes if len(set(sizes)) > 1 else ():
+        try:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, 3, size, size))
+        except RuntimeError as error:
+            raise InputError(
+                f"{model.spec.arch} of {model.spec.size} pixels takes no images of {size}: take a network that pools, "
+                "such as a ResNet, or one size"
+            ) from error
+    model.train(training)
 
 
 def _tell_what_is_kept(config: StudentConfig, store: LabelStore, reporter: Reporter | None) -> None:
@@ -294,7 +320,7 @@ def _identity(
         "store": store.manifest.digest(config.teacher_index),
         "views": store.num_views,
         "view_policy": store.views.name,
-        "size": store.views.size,
+        "size": store.views.size if config.size is None else config.size,
         "k": teacher.codec.k,
         "data": data.fingerprint(),
         "val": val.fingerprint(),
