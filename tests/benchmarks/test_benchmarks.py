@@ -10,7 +10,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fastlabel.benchmarks import allocator, device_crops, labels_share, loss, mixed_views, views_per_image
+from fastlabel.benchmarks import (
+    allocator,
+    device_crops,
+    labels_share,
+    loss,
+    mixed_views,
+    pixel_operations,
+    views_per_image,
+)
 from fastlabel.benchmarks.harness import alternate
 from fastlabel.benchmarks.memory import peak_bytes
 
@@ -45,6 +53,15 @@ def test_mixed_views(tmp_path: Path) -> None:
     result = CliRunner().invoke(mixed_views.main, [*sizes, "--json", str(out)], catch_exceptions=False)
     assert result.exit_code == 0 and "2 views per image, CutMix or MixUp: " in result.output
     assert json.loads(out.read_text())["MixUp, 1 views"]["rounds"] == 1
+
+
+@pytest.mark.slow
+def test_pixel_operations(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    sizes = ["--crops", "2", "--size", "16", "--rounds", "1", "--json", str(out)]
+    result = CliRunner().invoke(pixel_operations.main, sizes, catch_exceptions=False)
+    assert result.exit_code == 0 and "blur, torchvision: " in result.output
+    assert json.loads(out.read_text())["2 x 2 patches, ours"]["rounds"] == 1
 
 
 @pytest.mark.slow
