@@ -82,7 +82,7 @@ class TemperatureSchedule:
         if self.kind == "step":
             return max(self.end, self.start * self.factor ** (epoch // self.every))
         if self.kind == "cosine":
-            return self.end + (self.start - self.end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+            return self.end + (self.start - self.end) * ((1 + math.cos(math.pi * epoch / epochs)) / 2)
         return self.start
 
     def plain(self) -> float | str:
@@ -105,7 +105,7 @@ class Phases:
         parts = []
         for part in text.split(",") if isinstance(text, str) else [str(text)]:
             kind, _, count = part.partition(":")
-            if kind not in PHASES or not (count.isascii() and count.isdigit()) or int(count) < 1:
+            if kind not in PHASES or not (count.isascii() and count.isdigit() and len(count) < 10) or int(count) < 1:
                 raise InputError(
                     f"phases are {text!r}: {part!r} is none, expected {' or '.join(PHASES)}, a colon and a number of "
                     "epochs, as in soft:75,hard:150,soft:75"

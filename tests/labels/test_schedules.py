@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastlabel.errors import InputError
 from fastlabel.labels.schedules import Phases, TemperatureSchedule
@@ -27,9 +29,9 @@ def test_a_cosine_schedule_anneals():
     assert temperatures("cosine:2,20", 100)[0] == 2
 
 
-@pytest.mark.parametrize("given", [4, 4.0, "4"])
-def test_a_number_is_a_temperature_for_all_epochs(given):
-    schedule = TemperatureSchedule.parse("temperature", given)
+@pytest.mark.parametrize("value", [4, 4.0, "4"])
+def test_a_number_is_a_temperature_for_all_epochs(value):
+    schedule = TemperatureSchedule.parse("temperature", value)
     assert schedule.constant and schedule.at(0, 3) == schedule.at(2, 3) == schedule.plain() == schedule.highest == 4
 
 
@@ -40,7 +42,7 @@ def test_plain_values_give_the_schedule_again(text):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "text",
     [
         "",
         "warm",
@@ -69,9 +71,9 @@ def test_plain_values_give_the_schedule_again(text):
         "linear:20,2",
     ],
 )
-def test_a_bad_schedule_is_one_clear_error(given):
+def test_a_bad_schedule_is_one_clear_error(text):
     with pytest.raises(InputError, match="a_name"):
-        TemperatureSchedule.parse("a_name", given)
+        TemperatureSchedule.parse("a_name", text)
 
 
 def test_phases_by_epoch():
@@ -95,6 +97,7 @@ def test_phases_of_fewer_epochs(epochs, text):
         (text, "expected soft or hard")
         for text in ("", "soft", "soft:0", "soft:-3", "soft:1.5", "mild:300", "soft:300,")
     ]
+    + [("soft:" + "9" * 5000, "expected soft or hard")]
     + [(text, "expected soft or hard") for text in ("soft: 300", "soft:\uff13", 300)],
 )
 def test_bad_phases_are_one_clear_error(text, message):
@@ -102,7 +105,37 @@ def test_bad_phases_are_one_clear_error(text, message):
         Phases.parse(text, 300)
 
 
-@pytest.mark.parametrize("given", [True, None, [4], -3, 0])
-def test_what_is_no_temperature_at_all_is_one_too(given):
+@pytest.mark.parametrize("value", [True, None, [4], -3, 0])
+def test_what_is_no_temperature_at_all_is_one_too(value):
     with pytest.raises(InputError, match="a_name"):
-        TemperatureSchedule.parse("a_name", given)
+        TemperatureSchedule.parse("a_name", value)
+
+
+NUMBERS = st.sampled_from(["0", "1", "0.7", "30", "1e308", "1.7e308", "5e-324", "1e-308", "inf", "nan", "-1", "x", ""])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["step", "cosine", "", "soft", "hard"]), st.lists(NUMBERS, max_size=5), st.integers(1, 400))
+def test_any_text_is_a_schedule_or_one_error(kind, numbers, epochs):
+    """And a schedule gives positive finite temperatures between its ends."""
+    text = f"{kind}:{','.join(numbers)}"
+    try:
+        schedule = TemperatureSchedule.parse("temperature", text)
+    except InputError:
+        return
+    low, high = sorted((schedule.start, schedule.end))
+    for epoch in (0, epochs // 2, epochs - 1):
+        value = schedule.at(epoch, epochs)
+        assert 0 < value < math.inf and low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["soft", "hard", "x", ""]), st.integers(-1, 9)), max_size=4), st.text())
+def test_any_text_is_phases_or_one_error(parts, text):
+    for written in (",".join(f"{kind}:{count}" for kind, count in parts), text):
+        total = sum(count for _, count in parts)
+        try:
+            phases = Phases.parse(written, total)
+        except InputError:
+            continue
+        assert phases.plain() == written and sum(count for _, count in phases.parts) == total
