@@ -61,8 +61,8 @@ _OPTIONS = [
     ),
     click.option(
         "--ensemble",
-        type=click.Choice(["mean-logits", "mean-probs"]),
-        help="Store all teachers as one: the mean of their logits, or of their probabilities.",
+        type=click.Choice(["mean-logits", "mean-probs", "scaled-logits"]),
+        help="Store all teachers as one: the mean of their logits, of their probabilities, or of logits of one norm.",
     ),
     trust_option,
 ]

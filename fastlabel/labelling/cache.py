@@ -103,7 +103,7 @@ def cache_labels(
             some crops of the run: labels for every temperature. A store that is continued keeps its basis.
         step: nats, of a code of these coefficients.
         goal: choose `transform` and `step`, and `k` without one, on a fifth of the calibration crops.
-        ensemble: "mean-logits" or "mean-probs" stores all teachers as one.
+        ensemble: "mean-logits", "mean-probs" or "scaled-logits" stores all teachers as one.
         device: "auto", CUDA when there is one, "cpu" or "cuda".
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
         ranks: the processes that share the work, unit by unit; default those of torch.distributed or torchrun.

@@ -14,14 +14,16 @@ from fastlabel.models.classifier import ModelSpec
 from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.teachers.teacher import Teacher
 
-ENSEMBLES = ("mean-logits", "mean-probs")
+ENSEMBLES = ("mean-logits", "mean-probs", "scaled-logits")
 
 
 class Ensemble(nn.Module):
     """Several teachers as one: crops of 0 to 255 [B, 3, S, S] to the combined logits float32 [B, C].
 
-    "mean-logits" is the mean of their logits; "mean-probs" the log of the mean of their probabilities. `spec` counts
-    the classes, and says that the images come as they are: each member normalises and resizes for itself.
+    "mean-logits" is the mean of their logits; "mean-probs" the log of the mean of their probabilities; "scaled-logits"
+    the mean of their centred logits after each got the mean norm of all, in every row (G-VBSM, arXiv 2311.17950, takes
+    the norm of a batch). `spec` counts the classes, and says that the images come as they are: each member normalises
+    and resizes for itself.
     """
 
     def __init__(self, rule: str, members: Sequence[nn.Module], num_classes: int, size: int) -> None:
@@ -36,8 +38,17 @@ class Ensemble(nn.Module):
         logits_MBC = torch.stack([member(images_B3SS) for member in self.members])
         if self.rule == "mean-logits":
             return logits_MBC.mean(dim=0)
+        if self.rule == "scaled-logits":
+            return _scaled_mean(logits_MBC.double()).float()
         logs = torch.log_softmax(logits_MBC.double(), dim=2)
         return (torch.logsumexp(logs, dim=0) - math.log(len(self.members))).float()
+
+
+def _scaled_mean(logits_MBC: Tensor) -> Tensor:
+    centred_MBC = logits_MBC - logits_MBC.mean(dim=2, keepdim=True)
+    norms_MB1 = centred_MBC.norm(dim=2, keepdim=True)
+    # A row without a norm is all zero: it stays so.
+    return (centred_MBC * torch.where(norms_MB1 > 0, norms_MB1.mean(dim=0) / norms_MB1, 1.0)).mean(dim=0)
 
 
 def combine(members: Sequence[Teacher], rule: str, size: int) -> Teacher:

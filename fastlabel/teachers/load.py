@@ -33,7 +33,7 @@ def load_teachers(
         beton: the dataset that they shall label: whose classes a class map speaks of.
         size: of the views in pixels, if that is settled: what a teacher takes that says no size;
             default what the first takes.
-        ensemble: "mean-logits" or "mean-probs" makes them one teacher.
+        ensemble: "mean-logits", "mean-probs" or "scaled-logits" makes them one teacher.
 
     Raises:
         InputError: a name, an option or a class map cannot be used. TeacherError: weights cannot be loaded.

@@ -15,6 +15,7 @@ from click.testing import Result
 from torch import nn
 from torchvision import models
 
+from fastlabel import TopKCodec, label_ops
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import InputError, ManifestMismatchError, StoreError, TeacherError
 from fastlabel.labelling.cache import cache_labels
@@ -22,7 +23,7 @@ from fastlabel.loading.loader import SoftLabelLoader
 from fastlabel.models.classifier import Classifier, ModelSpec
 from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.store import LabelStore
-from fastlabel.teachers.ensemble import combine
+from fastlabel.teachers.ensemble import Ensemble, combine
 from fastlabel.teachers.labelling_network import LabellingNetwork
 from fastlabel.teachers.load import load_teachers
 from fastlabel.teachers.recorded import recorded_teacher
@@ -313,6 +314,33 @@ def test_an_ensemble_is_stored_as_one_teacher(photos: Path, state_file: Path, ch
     logits = cached(photos, "logits", specs, ensemble="mean-logits", size=24)
     assert logits.manifest.teachers[0].identity() != info.identity()
     assert digests(logits.path) != digests(store.path)
+
+
+def test_scaled_logits_are_those_of_the_edit_of_their_labels() -> None:
+    """At the step of the codes; a teacher four times as loud has the same weight."""
+    logits = [torch.randint(-40, 40, (6, 5), generator=torch.Generator().manual_seed(seed)) / 8 for seed in (1, 2)]
+    codec, images = TopKCodec(5, 5), torch.zeros(6, 3, 16, 16)
+
+    def combined(*outputs: torch.Tensor) -> torch.Tensor:
+        members = [_Says(output) for output in outputs]
+        found: torch.Tensor = Ensemble("scaled-logits", members, 5, 16)(images)
+        return found
+
+    edited = label_ops.average_scaled_logits([codec.encode(each) for each in logits])
+    torch.testing.assert_close(combined(*logits).softmax(1), edited.dense(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(combined(logits[0] + 7, logits[1]), combined(*logits))
+    quiet, loud = combined(*logits), combined(4 * logits[0], logits[1])
+    torch.testing.assert_close(quiet / quiet.norm(dim=1, keepdim=True), loud / loud.norm(dim=1, keepdim=True))
+    assert not bool(combined(torch.zeros(6, 5), torch.zeros(6, 5)).any())
+
+
+class _Says(nn.Module):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
 
 
 def test_ensembles_that_do_not_go_together(checkpoint: Path, five: Callable[..., TeacherSpec]) -> None:
