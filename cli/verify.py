@@ -85,7 +85,7 @@ def _describe(report: VerifyReport) -> str:
         parts.append("dataset and crop boxes compared")
     if report.labels_recomputed:
         parts.append(
-            f"{report.labels_recomputed:,} labels made again, {report.labels_rounded:,} of them differ by rounding"
+            f"{report.labels_recomputed:,} labels recomputed, {report.labels_rounded:,} of them differ by rounding"
         )
     errors = len(report.errors)
     verdict = "sound" if report.sound else "1 error" if errors == 1 else f"{errors:,} errors"

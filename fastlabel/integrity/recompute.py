@@ -163,11 +163,11 @@ class _TeacherCheck:
         self._codes += made["codes"].size
         place = UnitPlace(state.teacher, state.unit)
         if len(wrong):
-            problem = f"{len(wrong)} of {len(ids)} labels made again are others, that of sample {ids[wrong[0]]} for one"
+            problem = f"{len(wrong)} of {len(ids)} recomputed labels differ, for example that of sample {ids[wrong[0]]}"
             self._found.findings.append(place.error(", ".join(state.shard_files), problem, view))
         if rounded and not self._tolerate:
             problem = (
-                f"{len(rounded)} of {len(ids)} labels made again differ by rounding: another CPU or GPU, number of "
+                f"{len(rounded)} of {len(ids)} recomputed labels differ by rounding: another CPU or GPU, number of "
                 "threads or PyTorch made them"
             )
             self._found.findings.append(place.error(", ".join(state.shard_files), problem, view))
@@ -177,7 +177,7 @@ class _TeacherCheck:
         share = self._found.moved / max(1, self._codes)
         if self._found.rounded and self._tolerate:
             problem = (
-                f"{self._found.rounded} of {self._found.labels} labels made again differ by rounding: {share:.3%} of "
+                f"{self._found.rounded} of {self._found.labels} recomputed labels differ by rounding: {share:.3%} of "
                 f"their codes moved, at most {self._rounding.share:.0%} may"
             )
             # A few are no statistics.
@@ -185,7 +185,7 @@ class _TeacherCheck:
             level: Level = "error" if too_many else "note"
             self._found.findings.append(Finding(level, str(teacher), problem, teacher))
         if not batches:
-            problem = "has no sound unit whose labels could be made again"
+            problem = "has no sound unit whose labels could be recomputed"
             self._found.findings.append(Finding("note", str(teacher), problem, teacher))
         return self._found
 

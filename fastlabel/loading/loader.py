@@ -352,7 +352,7 @@ class SoftLabelLoader:
         missing = chosen[~np.isin(chosen, known)]
         if missing.size:
             where = "labelled in this store" if self.store else f"in {self.beton.path}"
-            raise MissingLabelsError(f"{missing.size} of the indices are not {where}, sample {missing[0]} for one")
+            raise MissingLabelsError(f"{missing.size} of the indices are not {where}, for example sample {missing[0]}")
         return chosen
 
 

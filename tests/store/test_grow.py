@@ -271,7 +271,7 @@ def test_a_group_that_takes_views_is_killed_at_every_operation(tmp_path: Path, m
             (MORE, 2),
             (FEW, 2),
             ManifestMismatchError,
-            r"labels 11 samples, .* leaves out 5 of them, sample 0 for one",
+            r"labels 11 samples, .* leaves out 5 of them, for example sample 0;",
         ),
         (
             (FEW, 2),

@@ -455,7 +455,7 @@ def test_a_program_of_a_store_must_be_trusted_too(photos: Path, program: Path, c
     verify = ["verify", store.path, photos, "--teacher", program, "--device", "cpu"]
     refused, sound = cli(*verify), cli(*verify, "--trust-program")
     assert refused.exit_code == 2 and "give --trust-program" in refused.stderr
-    assert sound.exit_code == 0 and "labels made again" in sound.stdout, sound.stderr
+    assert sound.exit_code == 0 and "labels recomputed" in sound.stdout, sound.stderr
 
 
 # The command line
