@@ -154,8 +154,8 @@ def _new_samples(store: LabelStore, ids: NDArray[np.int64]) -> NDArray[np.int64]
     if len(missing):
         raise ManifestMismatchError(
             f"{store.path} labels {len(store.ids)} samples, and this run leaves out {len(missing)} of them, for "
-            f"example sample {missing[0]}; a store grows only to samples that include its own: ask for these too, or choose "
-            "another path"
+            f"example sample {missing[0]}; a store grows only to samples that include its own: ask for these too, or "
+            "choose another path"
         )
     return np.flatnonzero(wants & ~has)
 
