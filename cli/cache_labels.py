@@ -84,8 +84,8 @@ def command(data: Path, store: Path, subset: Path | None, as_json: bool, **optio
     from fastlabel.system.signals import stop_requests
 
     options["goal"] = _goal(*(options.pop(name) for name in ("budget", "keep_information", "max_kl")))
-    options["mixing"] = take_mixing(options)
     options["policy"] = take_views(options)
+    options["mixing"] = take_mixing(options, options["policy"].mixing is not None)
     ids = None if subset is None else _read_subset(subset)
     teachers = take_teachers(options)
     ranks = Ranks.current()

@@ -119,10 +119,12 @@ def cache_labels(
     counts |= {"decode_batch": decode_batch, "forward_batch": forward_batch}
     check_labelling(store, teachers, policy, {"flip": flip is None or flip, "dry_run": dry_run}, counts)
     wanted = _wanted(k, transform, step, goal)
+    if not isinstance(policy, (ViewPolicy, ViewSpec)):
+        policy = ViewSpec.of(policy)
     ranks = ranks or Ranks.current()
     place = ranks.device(pick_device(device or "auto"))
     beton = Beton.open(beton)
-    models = load_teachers(teachers, place, beton, _own_size(policy, size), ensemble)
+    models = load_teachers(teachers, place, beton, policy.size if size is None else size, ensemble)
     policy = view_policy(policy, size, seed, flip, models[0].model.spec.size, mixing)
     labelling = Labelling(
         beton=beton,
@@ -137,11 +139,6 @@ def cache_labels(
     with current_device(place), ranks.group(PATIENCE) as connected:
         execution = Execution(connected.workers(num_workers), decode_batch, progress, stop, connected)
         return _run(Path(store), labelling, models, execution, dry_run, wanted)
-
-
-def _own_size(policy: Any, size: int | None) -> int | None:
-    """The side of the crops, where it is said."""
-    return size if size is not None else getattr(policy, "size", None)
 
 
 def _wanted(k: int | None, transform: int | None, step: float, goal: Goal | None) -> Transform | Goal | None:

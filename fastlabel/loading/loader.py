@@ -145,11 +145,13 @@ class SoftLabelLoader:
         assert self.policy is not None
         # No larger than what there is: its memory is taken at once.
         share = min(self.share.count(self.batching.images), len(self.ids))
+        partners = self.plan.partners
         # Of all ids: with several ranks, or drop_last, each epoch takes others of them.
+        staying = self.ids if partners is None else partners.with_partners(self.ids)
         images = make_image_loader(
-            self.beton, self.policy, share, self.num_workers, self.device, self._resident_bytes, self.ids, size
+            self.beton, self.policy, share, self.num_workers, self.device, self._resident_bytes, staying, size
         )
-        images.partners = self.plan.partners
+        images.partners = partners
         return images
 
     @property

@@ -103,13 +103,15 @@ class EpochPlan:
 def beside_partners(ids: NDArray[np.int64], partners: Partners, views: list[int]) -> NDArray[np.int64]:
     """`ids` in an order as random as pairs can have it: of one view each sample beside its partner, of several blocks.
 
-    So a batch of an even size, or of a multiple of the block, has both of a pair, and no image is decoded twice.
+    So a batch of an even size, or of a multiple of the block, has both of a pair, and no image is decoded twice. A
+    sample that is left over in its block comes last; one whose partner is not among `ids` stays where it is.
     """
     places = np.arange(len(ids))
     if len(views) == 1:
         where = np.full(len(partners.blocks), len(ids))
         where[ids] = places
-        first = np.minimum(places, where[partners.of_view(views[0])[ids]])
+        met = partners.of_view(views[0])[ids]
+        first = np.where(met == ids, len(ids), np.minimum(places, where[met]))
     else:
         blocks = partners.blocks[ids]
         firsts = np.full(int(partners.blocks.max()) + 1, len(ids))

@@ -32,7 +32,7 @@ class SizeSchedule:
         for place, part in enumerate(parts):
             size, colon, epochs = part.partition(":")
             last = place == len(parts) - 1
-            if not size.strip().isdecimal() or bool(colon) == last or (colon and not epochs.strip().isdecimal()):
+            if not _is_number(size) or bool(colon) == last or (colon and not _is_number(epochs)):
                 raise InputError(f"size is {given!r}, expected {EXPECTED}")
             sizes.append(integer_between("size", int(size), 1, MAX_SIDE))
             if not last:
@@ -49,3 +49,7 @@ class SizeSchedule:
         return ",".join(
             [*(f"{size}:{length}" for size, length in zip(self.sizes, lengths, strict=False)), str(self.sizes[-1])]
         )
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().isascii() and text.strip().isdecimal() and len(text) <= 10

@@ -55,7 +55,9 @@ def pair(name: str, values: Any) -> tuple[Any, Any]:
     try:
         low, high = values
         _ = low <= high, float(low), float(high)
-    except (TypeError, ValueError):
+        if any(isinstance(value, (str, bytes, bool)) for value in (low, high)):
+            raise TypeError
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} is {values!r}, expected two numbers") from None
     return low, high
 

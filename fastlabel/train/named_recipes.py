@@ -134,6 +134,10 @@ def _read(name: str, path: Path) -> NamedRecipe:
     for option, value in options.items():
         _check_known(f"recipe {name}", option)
         _check_type(f"recipe {name}", option, value)
+    if options.get("epochs", 1) < 1:
+        raise InputError(f"recipe {name} has {options['epochs']} epochs, expected 1 or more")
+    if "phases" in options and "epochs" not in options:
+        raise InputError(f"recipe {name} has phases, and does not say of how many epochs: give epochs too")
     return NamedRecipe(name, options=options, **texts)
 
 

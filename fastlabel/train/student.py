@@ -188,7 +188,7 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
     sizes = SizeSchedule.of(store.views.size if config.size is None else config.size)
     with seeded(config.seed, device):
         model = Classifier(ModelSpec(config.arch, num_classes, sizes.sizes[-1]))
-        check_takes(model, sizes.sizes)
+        check_takes(model, () if config.size is None else sizes.sizes)
         model = prepare(model, config.sync_batch_norm, ranks, device)
         seed_rank(config.seed, ranks)
         loader = SoftLabelLoader(
@@ -229,11 +229,11 @@ def _train(config: StudentConfig, reporter: Reporter | None, ranks: Ranks, devic
 def check_takes(model: Classifier, sizes: Sequence[int]) -> None:
     """InputError unless a network takes images of all these sizes."""
     training = model.training
-    for size in sizes if len(set(sizes)) > 1 else ():
+    for size in sorted(set(sizes)):
         try:
             with torch.no_grad():
                 model.eval()(torch.zeros(1, 3, size, size))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{model.spec.arch} of {model.spec.size} pixels takes no images of {size}: take a network that pools, "
                 "such as a ResNet, or one size"
@@ -320,7 +320,7 @@ def _identity(
         "store": store.manifest.digest(config.teacher_index),
         "views": store.num_views,
         "view_policy": store.views.name,
-        "size": store.views.size if config.size is None else config.size,
+        "size": store.views.size if config.size in (None, str(store.views.size)) else config.size,
         "k": teacher.codec.k,
         "data": data.fingerprint(),
         "val": val.fingerprint(),

@@ -66,22 +66,27 @@ class Mixing:
         cls,
         cutmix: float = 0.0,
         mixup: float = 0.0,
-        cutmix_alpha: float = 1.0,
-        mixup_alpha: float = 1.0,
+        cutmix_alpha: float | None = None,
+        mixup_alpha: float | None = None,
         block: int = DEFAULT_BLOCK,
         shared: bool = False,
     ) -> Mixing:
-        """Mixing of these probabilities, with lambda ~ Beta(alpha, alpha). InputError for one that is out of range."""
+        """Mixing of these probabilities, with lambda ~ Beta(alpha, alpha), of alpha 1 where none is said.
+
+        InputError for a value that is out of range, and for the alpha of a kind that never comes.
+        """
         shares = {}
-        for name, share in (("cutmix", cutmix), ("mixup", mixup)):
-            if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        for name, share, alpha in (("cutmix", cutmix, cutmix_alpha), ("mixup", mixup, mixup_alpha)):
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
                 raise InputError(f"the probability of {name} is {share!r}, expected a number from 0 to 1")
             shares[name] = round(share * ONE_Q16)
+            if alpha is not None and not shares[name]:
+                raise InputError(f"{name}_alpha is given, and the probability of {name} is 0: give it too")
         return cls(
             shares["cutmix"],
             shares["mixup"],
-            beta_lambdas_q16("cutmix_alpha", cutmix_alpha) if shares["cutmix"] else (),
-            beta_lambdas_q16("mixup_alpha", mixup_alpha) if shares["mixup"] else (),
+            beta_lambdas_q16("cutmix_alpha", 1.0 if cutmix_alpha is None else cutmix_alpha) if shares["cutmix"] else (),
+            beta_lambdas_q16("mixup_alpha", 1.0 if mixup_alpha is None else mixup_alpha) if shares["mixup"] else (),
             block,
             shared,
         )
@@ -118,7 +123,7 @@ def beta_lambdas_q16(name: str, alpha: float) -> tuple[int, ...]:
 
     Only these integers matter afterwards: they are kept. `name` is that of the argument, for its error.
     """
-    if not isinstance(alpha, (int, float)) or not MIN_ALPHA <= alpha <= MAX_ALPHA:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not MIN_ALPHA <= alpha <= MAX_ALPHA:
         raise InputError(f"{name} is {alpha!r}, expected a number from {MIN_ALPHA:g} to {MAX_ALPHA:g}")
     # In u = x ** alpha the density of the lower half is (1 - x) ** (alpha - 1), without a pole at 0.
     steps = 1 << 16

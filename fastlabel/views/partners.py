@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from fastlabel.views.policy import ViewPolicy
 
 # Of the random numbers; 0 to 3 are those of boxes, orders and shuffled labels.
 STREAM_SEGMENT, STREAM_PAIRS, STREAM_DRAW, STREAM_CENTRE = 4, 5, 6, 7
-VIEWS_KEPT = 32
+VIEWS_KEPT = 8
 
 
 def segment_order(policy: ViewPolicy, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -41,6 +42,7 @@ class Partners:
     def __init__(self, policy: ViewPolicy, segments: Sequence[NDArray[np.int64]], num_samples: int) -> None:
         assert policy.mixing is not None
         self._mixing: Mixing = policy.mixing
+        self._made_of = policy, segments, num_samples
         self._seed, self._size, self._segments = policy.seed, policy.size, list(segments)
         self.blocks = np.full(num_samples, -1, np.int32)
         self._firsts = np.zeros(num_samples, np.int64)  # the first sample of each one's block
@@ -51,6 +53,14 @@ class Partners:
             self._firsts[ids] = ids[places * block]
             start += -(-len(ids) // block)
         self.of_view = lru_cache(maxsize=VIEWS_KEPT)(self._of_view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process makes its own."""
+        return Partners, self._made_of
+
+    def with_partners(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """These samples and all that they may meet, ascending."""
+        return np.flatnonzero(np.isin(self.blocks, np.unique(self.blocks[ids])))
 
     @classmethod
     def of(cls, policy: ViewPolicy, segments: Sequence[NDArray[np.int64]], num_samples: int) -> Partners | None:

@@ -196,8 +196,8 @@ def _share(name: str, share: Any) -> int:
 
 def _blurs(low: float, high: float) -> tuple[int, ...]:
     """Weights of Gaussian blurs of 16 equally spaced widths: what the six outer ones lose, the middle one gains."""
-    if not 0 < low <= high <= 2.5:
-        raise InputError(f"blur_sigma is {low} to {high}, expected it above 0, in order, up to 2.5 pixels")
+    if not 0.05 <= low <= high <= 2.5:
+        raise InputError(f"blur_sigma is {low} to {high}, expected 0.05 to 2.5 pixels, in order")
     found: list[int] = []
     for level in range(BLURS):
         sigma = low + (high - low) * (level + 0.5) / BLURS

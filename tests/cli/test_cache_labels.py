@@ -215,6 +215,13 @@ def test_mixing_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -
     base = ["cache-labels", photos, out, "--teacher", teacher, "--views", 2, "--k", 2, "--size", 16]
     alone = cli(*base, "--mix-block", 8)
     assert alone.exit_code == 2 and "--mix-block says how views are mixed, and none is" in alone.stderr
+    for extra, message in (
+        (["--cutmix", 1, "--cutmix-alpha", 0], "cutmix_alpha is 0"),
+        (["--cutmix", 1, "--mix-block", 0], "mix block 0 must be"),
+        (["--cutmix", 1, "--mixup-alpha", 0.4], "mixup_alpha is given, and the probability of mixup is 0"),
+    ):
+        failed = cli(*base, *extra)
+        assert failed.exit_code == 2 and message in failed.stderr and not out.exists()
     odd = cli(*base, "--cutmix", 1, "--mix-block", 7)
     assert odd.exit_code == 2 and "mix block 7 is odd" in odd.stderr and not out.exists()
     assert cli(*base, "--cutmix", 1.5).exit_code == 2
@@ -237,6 +244,9 @@ def test_view_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> 
     ):
         failed = cli(*base, *extra)
         assert failed.exit_code == 2 and message in failed.stderr and not (tmp_path / "l.zarr").exists()
+    (tmp_path / "mixed.toml").write_text("[mixing]\ncutmix = 1.0\n")
+    both = cli(*base, "--view-policy", tmp_path / "mixed.toml", "--mixup", 0.5)
+    assert both.exit_code == 2 and "say all of it there, or all by options" in both.stderr
     (tmp_path / "views.toml").write_text("scale = [0.2, 0.4]\nseed = 3\n[pixels]\ngray = 1.0\n")
     done = cli(*base, "--view-policy", tmp_path / "views.toml", "--scale", "0.5,1", "--size", 16)
     assert done.exit_code == 0, done.stderr

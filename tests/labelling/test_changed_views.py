@@ -204,3 +204,14 @@ def test_students(photos: Path, make_store: MakeStore, tmp_path: Path) -> None:
         files: dict[str, Any] = {"data": photos, "val": photos, "store": store, "out": tmp_path / str(number)}
         config = StudentConfig(**files, **options, arch="convnet-d1-w8", recipe=Recipe(epochs=1, batch_size=6))
         assert len(train_student(config).history) == 1
+
+
+def test_an_odd_sample_comes_last(photos: Path, make_store: MakeStore) -> None:
+    """So that it splits no pair: one whose partner is shown too."""
+    store = LabelStore.open(make_store(subset=range(11), mixing=MIXING))
+    loader = SoftLabelLoader(photos, store, 2)
+    assert store.partners is not None
+    for epoch in range(3):
+        met = store.partners.of_view(loader.view(epoch))
+        *pairs, alone = [batch.ids.tolist() for batch in loader]
+        assert all(met[one] == other for one, other in pairs) and met[alone[0]] == alone[0]

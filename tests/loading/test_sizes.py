@@ -32,7 +32,25 @@ def test_schedules() -> None:
     assert SizeSchedule.of(str(SizeSchedule.of(20))) == SizeSchedule.of(20)
 
 
-@pytest.mark.parametrize("given", ["", "16:2", "16,24", "16:0,24", "a", "16:2,", "0", 0, 2.5, "16:2:3,24", "70000"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "16:2",
+        "16,24",
+        "16:0,24",
+        "a",
+        "16:2,",
+        "0",
+        0,
+        2.5,
+        "16:2:3,24",
+        "70000",
+        "1" * 5000,
+        "16:" + "1" * 5000 + ",24",
+        "\uff11\uff16",
+    ],
+)
 def test_what_is_no_schedule(given: Any) -> None:
     with pytest.raises(InputError):
         SizeSchedule.of(given)

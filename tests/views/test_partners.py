@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 from dataclasses import replace
 from math import isqrt
@@ -42,6 +43,12 @@ def test_pairs_are_an_involution_within_blocks(count: int, view: int, seed: int,
     np.testing.assert_array_equal(table[met, 1:], table[:, 1:])
     some = ids[::3]
     np.testing.assert_array_equal(partners.table(view, some), table[some])
+
+
+def test_they_are_sent_to_another_process() -> None:
+    partners = partners_of(10, mixed())
+    table = partners.table(2, np.arange(10))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(partners)).table(2, np.arange(10)), table)
 
 
 def test_what_comes_later_changes_no_pair() -> None:
@@ -143,6 +150,7 @@ def test_policies_are_kept_and_read_again() -> None:
         ({"cutmix": 0.7, "mixup": 0.7}, r"together above 0 and at most 1"),
         ({"cutmix": 1.0, "cutmix_alpha": 0}, r"cutmix_alpha is 0, expected a number from 0.01 to 100"),
         ({"mixup": 1.0, "mixup_alpha": "1"}, r"mixup_alpha is '1'"),
+        ({"cutmix": 1.0, "mixup_alpha": 1.0}, r"mixup_alpha is given, and the probability of mixup is 0"),
         ({"cutmix": 1.0, "block": 7}, r"mix block 7 is odd"),
         ({"cutmix": 1.0, "block": 0}, r"mix block"),
         ({"cutmix": 1.0, "shared": 1}, r"shared"),
