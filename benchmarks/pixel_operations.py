@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 import torch
-from torchvision.transforms.v2 import functional as F
 
 from fastlabel.benchmarks.harness import alternate, write_json
 from fastlabel.kernels.pixel_operations import pixel_operations_
@@ -26,6 +25,8 @@ FACTOR = 1.2
 
 def cases(crops: int, size: int) -> dict[str, Callable[[], object]]:
     """Each operation on the same batch: ours, and torchvision's on crops that are channels last in memory."""
+    from torchvision.transforms.v2 import functional as F  # it imports Triton
+
     images = torch.randint(0, 256, (crops, size, size, 3), dtype=torch.uint8)
     planes, half = images.permute(0, 3, 1, 2), size // 2
     blur = torch.from_numpy(PixelOperations.of(blur=1.0, blur_sigma=(1.0, 1.0)).kernels())

@@ -15,6 +15,12 @@ from PIL import Image
 # As the command line does: spinning OpenMP threads would starve other workers of pytest-xdist. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import torch
+
+# Triton reads this when it is imported, which any module may do: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C could not reach theirs.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,8 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
-    import torch
-
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none here"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -10,10 +9,6 @@ import torch
 from torch import Tensor
 
 MakeLogits = Callable[..., Tensor]
-
-# Triton reads this when it is imported. Without a GPU its kernels are interpreted, on CPU tensors.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def _logits(kind: str, B: int, C: int, seed: int) -> Tensor:
