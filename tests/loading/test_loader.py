@@ -92,7 +92,9 @@ def test_refusals(photos: Path, make_store: MakeStore, tmp_path: Path) -> None:
     other = write_photos(make_photo_folder(tmp_path / "other", ("bird", "cat", "dog", "eel"), 3), tmp_path / "o.beton")
     with pytest.raises(ManifestMismatchError, match="labels of another dataset"):
         SoftLabelLoader(other, store, batch_size=4)
-    with pytest.raises(MissingLabelsError, match="1 of the indices are not labelled in this store, sample 5"):
+    with pytest.raises(
+        MissingLabelsError, match="1 of the indices are not labelled in this store, for example sample 5"
+    ):
         SoftLabelLoader(photos, store, batch_size=4, indices=[1, 5])
     with pytest.raises(InputError, match="either a store"):
         SoftLabelLoader(photos, None, batch_size=4)
