@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fastlabel.loading.loader import Batch, SoftLabelLoader
     from fastlabel.store.plane import LabelPlane
     from fastlabel.store.store import LabelStore
+    from fastlabel.teachers.export import export_teacher
+    from fastlabel.teachers.own import teacher
     from fastlabel.views import Mixing, ViewPolicy
 
 __version__ = "0.1.0"
@@ -42,8 +44,10 @@ _HOMES = {
     "TransformLabels": "labels.transform",
     "ViewPolicy": "views",
     "cache_labels": "labelling.cache",
+    "export_teacher": "teachers.export",
     "label_ops": "",
     "soft_cross_entropy": "labels.loss",
+    "teacher": "teachers.own",
 }
 
 __all__ = [
@@ -61,8 +65,10 @@ __all__ = [
     "TransformLabels",
     "ViewPolicy",
     "cache_labels",
+    "export_teacher",
     "label_ops",
     "soft_cross_entropy",
+    "teacher",
 ]
 
 __getattr__ = lazy_names(__name__, _HOMES)

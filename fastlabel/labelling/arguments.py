@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
+from fastlabel.errors import InputError
 from fastlabel.system.arguments import at_least, boolean, integer, integer_between, one_of
 from fastlabel.teachers.spec import TeacherSpec
 from fastlabel.teachers.teacher import Teacher
@@ -31,6 +34,11 @@ def check_labelling(
     one_of("store", store, (str, os.PathLike), "a path")
     one_of("teachers", None if isinstance(teachers, str) else teachers, Sequence, "a list of teachers")
     for teacher in teachers:
+        if isinstance(teacher, nn.Module):
+            raise InputError(
+                f"a teacher is the module {type(teacher).__name__}, of which nobody said how images are normalised: "
+                "give fastlabel.teacher(module, mean=..., std=..., size=...)"
+            )
         one_of(
             "a teacher", teacher, (Teacher, TeacherSpec, str, os.PathLike), "a path, a name, a TeacherSpec or a Teacher"
         )

@@ -51,6 +51,7 @@ def _load(teacher: AnyTeacher, device: torch.device, beton: Beton | None, size: 
     if beton is not None:
         dataset = Classes(str(beton.path), beton.num_classes, tuple(beton.class_names or ()))
     if isinstance(teacher, Teacher):
+        check_precision(teacher.precision, teacher.tf32, device.type, teacher.forward)
         return teacher if dataset is None else in_order(teacher, dataset)
     spec = as_spec(teacher)
     check_precision(spec.precision, spec.tf32, device.type, spec.forward)

@@ -15,7 +15,7 @@ from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.teachers.ensemble import combine
 from fastlabel.teachers.sources import load_source
 from fastlabel.teachers.spec import AnyTeacher, PathLike, TeacherSpec, as_spec, name_of
-from fastlabel.teachers.teacher import Teacher
+from fastlabel.teachers.teacher import OWN, Teacher
 
 
 def describe(
@@ -81,6 +81,10 @@ def recorded_teacher(info: TeacherInfo, sources: Sequence[AnyTeacher], device: t
 def _check_inputs(teacher: Teacher, one: TeacherInfo, owner: str) -> None:
     """ManifestMismatchError where a teacher that was loaded before takes its images otherwise than recorded."""
     spec = teacher.model.spec
+    if spec.arch != one.arch and OWN in (spec.arch[: len(OWN)], one.arch[: len(OWN)]):
+        raise ManifestMismatchError(
+            f"{teacher.name} is {spec.arch}, {owner} is {one.arch}: give the one that labelled it"
+        )
     for name in ("size", "mean", "std"):
         has, wants = getattr(spec, name), getattr(one, name)
         if has != wants:
@@ -92,6 +96,11 @@ def _check_inputs(teacher: Teacher, one: TeacherInfo, owner: str) -> None:
 def _load(source: TeacherSpec | PathLike, one: TeacherInfo, device: torch.device, owner: str) -> Teacher:
     spec = as_spec(source)
     spec.check_trust()
+    if one.arch.startswith(OWN):
+        raise ManifestMismatchError(
+            f"{owner} was a module in Python ({one.arch.removeprefix(OWN)}), which {spec.source} is not: give it there "
+            "with fastlabel.teacher(...)"
+        )
     wanted = replace(spec, arch=one.arch, mean=one.mean, std=one.std, size=one.size)
     try:
         return load_source(wanted, device, one.size)

@@ -16,6 +16,8 @@ from fastlabel.errors import TeacherError
 from fastlabel.models.classifier import Classifier, ModelSpec, restore_classifier
 from fastlabel.models.weights import read_checkpoint, weights_sha256
 
+OWN = "module:"  # begins the arch of a module of the caller's, before the name of its class
+
 
 @dataclass(frozen=True)
 class Teacher:
