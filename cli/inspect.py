@@ -112,6 +112,7 @@ def _lines(found: Inspection) -> Iterable[str]:
     )
     yield f"labelled     {found.samples:,} samples"
     changes = "".join(f", {part}" for part in (views.pixels, views.mixing) if part is not None)
+    changes += ", mixed with partners" if views.mixed else ""
     yield f"views        {found.num_views} x {views.name}, {views.size} pixels, seed {views.seed}{changes}"
     yield f"units        of {found.unit.views} views x {found.unit.samples:,} samples"
     rest = f", {_size(found.uncommitted_bytes)} of no committed unit" if found.uncommitted_bytes else ""

@@ -25,6 +25,8 @@ COMMANDS = {
     "cache-labels": ("fastlabel.cli.cache_labels", "Store the teacher's soft labels of deterministic views."),
     "train-student": ("fastlabel.cli.train_student", "Train a network on cached, online or hard labels."),
     "inspect": ("fastlabel.cli.inspect", "Say what a label store holds, and draw crops beside their labels."),
+    "import": ("fastlabel.cli.import_labels", "Make a store of labels in another project's files."),
+    "export": ("fastlabel.cli.export_labels", "Write the labels of a store as another project's files."),
     "copy": ("fastlabel.cli.copy", "Copy the first views and some teachers of a label store, whole units alone."),
     "verify": ("fastlabel.cli.verify", "Check every byte of a store, its dataset, and labels against a teacher."),
     "repair": ("fastlabel.cli.repair", "Label again what is damaged in a store, and nothing else."),

@@ -31,6 +31,7 @@ ORDER = [
     "loading",
     "inspection",
     "labelling",
+    "interchange",
     "train",
     "integrity",
     "studies",

@@ -145,7 +145,7 @@ class DeviceImageLoader(ImageLoader):
             images = crops[0] if len(crops) == 1 else torch.cat(crops)
             change_pixels(self.policy, ids, views, images)
             if mixes is not None:
-                mix_crops_(images, mixes)
+                mix_crops_(images, mixes, pairs=not self.policy.mixed)
         return DeviceBatch(asked, images[: len(asked)], self._staging.event())
 
     def _whole_images(self, ids: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:

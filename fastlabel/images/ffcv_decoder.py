@@ -53,7 +53,7 @@ class ViewsDecoder(ffcv.SimpleRGBImageDecoder):
 
     def __init__(self, policy: ViewPolicy, view: int | Sequence[int] = 0) -> None:
         super().__init__()
-        if policy.mixing is not None or policy.pixels is not None:
+        if policy.mixes or policy.pixels is not None:
             raise InputError("FFCV's pipelines only crop: take SoftLabelLoader for views of mixed or changed crops")
         self.policy, self._one = policy, isinstance(view, int | np.integer)
         self._views = [int(one) for one in np.atleast_1d(view)]

@@ -144,7 +144,7 @@ class ImageLoader:
             raise InputError(f"{len(checked)} samples are more than a batch of {self.batch_size}")
         distinct, rows = np.unique(checked, return_inverse=True)
         with self.busy:
-            if self.policy.mixing is None or len(distinct) == len(checked):
+            if not self.policy.mixes or len(distinct) == len(checked):
                 return self._decode(checked, views)
             # A pair is mixed once.
             batch = self._decode(distinct, views)
@@ -165,7 +165,7 @@ class ImageLoader:
 
     def _mix(self, ids: NDArray[np.int64], views: Sequence[int]) -> tuple[NDArray[np.int64], torch.Tensor | None]:
         """The samples to decode for those that are asked for, which come first; and how their crops are mixed."""
-        if self.policy.mixing is None:
+        if not self.policy.mixes:
             return ids, None
         if self.partners is None:
             raise InputError("views are mixed: set the loader's partners, which know the samples that may meet")
@@ -180,7 +180,7 @@ class ImageLoader:
         self._check_status(wanted, status)
         change_pixels(self.policy, wanted, views, images)
         if mixes is not None:
-            mix_crops_(images, mixes)
+            mix_crops_(images, mixes, pairs=not self.policy.mixed)
         return ImageBatch(ids, images[: len(ids)])
 
     def _room(self, count: int, num_views: int) -> tuple[NDArray[np.uint8], torch.Tensor]:

@@ -66,7 +66,7 @@ def check_dataset(metadata: Metadata, units: Sequence[UnitState], beton: Beton, 
 def _check_boxes(metadata: Metadata, units: Sequence[UnitState], beton: Beton) -> Iterator[Finding]:
     manifest = metadata.manifest
     assert manifest is not None
-    if manifest.views.mixing is not None and metadata.partners is None:
+    if manifest.views.mixes and metadata.partners is None:
         return  # ids are damaged, which is found elsewhere: nobody knows the pairs
     by_unit: dict[UnitAddress, list[UnitState]] = {}
     for state in units:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from fastlabel.errors import InputError, StoreError
 from fastlabel.integrity.report import Recomputed, VerifyReport
 from fastlabel.integrity.units import UnitState, check_units
-from fastlabel.store.finding import Finding
-from fastlabel.store.layout import NODE, UNITS
+from fastlabel.store.finding import Finding, without_path
+from fastlabel.store.layout import NODE, UNITS, crops_file
 from fastlabel.store.metadata import Metadata, read_metadata
 from fastlabel.store.units import addresses, count_units
 from fastlabel.system.atomic_files import PARTIAL
@@ -62,6 +62,7 @@ def verify_store(
     units = check_units(metadata, num_workers, progress)
     findings = [*metadata.findings, *metadata.minor, *(finding for state in units for finding in state.findings)]
     known = metadata.known.union(*({state.record_file, *state.shard_files} for state in units))
+    findings += _stored_crops(metadata)
     files, strays = _walk(path, known, metadata)
     findings += [*_uncommitted(metadata, units), *strays]
     recomputed = Recomputed()
@@ -91,6 +92,21 @@ def verify_store(
         labels_rounded=recomputed.rounded,
         seconds=time.monotonic() - started,
     )
+
+
+def _stored_crops(metadata: Metadata) -> list[Finding]:
+    """One error for each view whose table of stored crops is lost or damaged."""
+    crops = None if metadata.manifest is None else metadata.manifest.views.crops
+    findings = []
+    for view in range(0 if crops is None else len(crops.digests)):
+        file = crops_file(view)
+        try:
+            assert crops is not None
+            crops.view(view)
+        except StoreError as error:
+            problem = f"{without_path(error, metadata.path / file)}; import the labels again"
+            findings.append(Finding("error", file, problem))
+    return findings
 
 
 def _uncommitted(metadata: Metadata, units: list[UnitState]) -> list[Finding]:

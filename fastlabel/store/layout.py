@@ -18,10 +18,12 @@ from fastlabel.store.manifest import Manifest
 from fastlabel.store.shard import BY_COLUMN, HARD
 from fastlabel.system.atomic_files import write_file
 from fastlabel.system.regular_files import read_regular
+from fastlabel.views import BOX_COLUMNS, MIX_COLUMNS, STORED
 
 Node = dict[str, Any]  # the content of a zarr.json
 ATTRIBUTE, CLASS_NAMES, SAMPLES, UNITS = "fastlabel", "class_names", "samples", "units"
 BASIS = "basis"
+CROPS, CROPS_DTYPE = "crops", np.dtype("<i4")
 TEACHER_NUMBER = "teacher_number"  # binds a teacher's group to its folder; stores of before lack it
 AXES = {"tail": "summary", "coefficients": "component"}  # the last one of an array; of the others "kept"
 NODE, NODE_DIGEST = "zarr.json", "node_digest"
@@ -72,6 +74,16 @@ def basis_shape(codec: TransformCodec) -> tuple[int, int]:
     return codec.components + 1, codec.num_classes
 
 
+def crops_file(view: int) -> str:
+    """Path within its store of a view's table of stored crops."""
+    return f"{CROPS}/c/{view}/0/0"
+
+
+def crops_shape(manifest: Manifest) -> tuple[int, int]:
+    """Samples of the file, columns: of one view's table."""
+    return manifest.dataset.num_samples, BOX_COLUMNS + (MIX_COLUMNS if manifest.views.mixed else 0)
+
+
 def store_nodes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[str, Node]:
     """By folder, all nodes that a store of that manifest has besides records."""
     attributes: dict[str, Any] = {ATTRIBUTE: manifest.root_dict()}
@@ -80,6 +92,10 @@ def store_nodes(manifest: Manifest, class_names: Sequence[str] | None) -> dict[s
     nodes = {"": _group(attributes), SAMPLES: _group()}
     for number, segment in enumerate(manifest.samples):
         nodes[f"{SAMPLES}/{number}"] = _array((segment.count,), np.dtype("<i8"), (segment.count,))
+    if manifest.views.name == STORED:
+        shape = crops_shape(manifest)
+        names = ("view", "sample", "column")
+        nodes[CROPS] = _array((len(manifest.views.digests), *shape), CROPS_DTYPE, (1, *shape), names=names)
     for teacher in range(len(manifest.teachers)):
         nodes |= _teacher_nodes(manifest, teacher)
     return nodes

@@ -10,7 +10,7 @@ from typing import Any
 from fastlabel.digests import canonical_digest, canonical_json, first_difference
 from fastlabel.errors import ManifestMismatchError, StoreError
 from fastlabel.store.teacher_info import TeacherInfo
-from fastlabel.views import MAX_VIEW, ViewPolicy
+from fastlabel.views import MAX_VIEW, STORED, ViewPolicy
 
 FORMAT, VERSION = "fastlabel", 1
 # How pixels become crops: a store made by another arithmetic holds labels of other pixels.
@@ -164,6 +164,9 @@ class Manifest:
                 f"the store's manifest has {self.num_views} views of {self.dataset.num_samples} samples, more than "
                 f"{MAX_VIEW} of {MAX_SAMPLES}"
             )
+        digests = len(self.views.digests)
+        if self.views.name == STORED and self.num_views > digests:
+            raise StoreError(f"the store's manifest has {self.num_views} views, and stored crops of {digests}")
         if not 0 < self.num_labelled <= self.dataset.num_samples:
             raise StoreError(f"the store's manifest labels {self.num_labelled} samples of {self.dataset.num_samples}")
         if not self.teachers:

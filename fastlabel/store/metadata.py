@@ -38,7 +38,7 @@ from fastlabel.store.manifest import MAX_TEACHERS, Manifest, TeacherInfo, check_
 from fastlabel.store.shard import DamagedFileError, decode_chunk, most_chunk_bytes
 from fastlabel.store.units import ALL_ARRAYS, UnitAddress
 from fastlabel.system.regular_files import read_regular
-from fastlabel.views import Partners, segment_order
+from fastlabel.views import STORED, Partners, StoredCrops, segment_order
 
 
 @dataclass
@@ -151,6 +151,7 @@ def read_metadata(path: Path) -> Metadata:
     if found.manifest is not None:
         _check_nodes(found, found.manifest)
         found.manifest = _with_bases(found, found.manifest)
+        found.manifest = _with_crops(found, found.manifest)
         found.segments = [_read_segment(found, number, found.manifest) for number in range(len(found.manifest.samples))]
         _check_ids(found, found.manifest)
     return found
@@ -229,6 +230,34 @@ def _covers(shape: Any, least: list[int]) -> bool:
         and len(shape) == len(least)
         and all(type(has) is int and has >= needs for has, needs in zip(shape, least, strict=True))
     )
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """Reads a view's table of stored crops out of a store. StoreError that names the file where it cannot."""
+
+    path: Path
+    shape: tuple[int, int]
+
+    def __call__(self, view: int) -> NDArray[np.int32]:
+        file = self.path / layout.crops_file(view)
+        most = most_chunk_bytes(self.shape, layout.CROPS_DTYPE)
+        try:
+            data = np.frombuffer(read_regular(file, most), np.uint8)
+            table: NDArray[np.int32] = decode_chunk(data, self.shape, layout.CROPS_DTYPE)
+        except (OSError, DamagedFileError) as error:
+            raise StoreError(f"{file}: {without_path(error, file)}") from error
+        return table
+
+
+def _with_crops(found: Metadata, manifest: Manifest) -> Manifest:
+    """The manifest whose views, where they are stored, read their tables out of the store."""
+    views, (samples, columns) = manifest.views, layout.crops_shape(manifest)
+    if views.name != STORED:
+        return manifest
+    found.known.update(layout.crops_file(view) for view in range(len(views.digests)))
+    crops = StoredCrops(CropReader(found.path, (samples, columns)), views.digests, columns)
+    return replace(manifest, views=views.with_crops(crops))
 
 
 def _with_bases(found: Metadata, manifest: Manifest) -> Manifest:

@@ -382,7 +382,7 @@ def empty_store(
     nodes = layout.store_nodes(manifest, class_names)
     files = {layout.node_file(folder): layout.node_text(node).encode() for folder, node in nodes.items()}
     ids = {layout.segment_file(number): encode_chunk(ids.astype("<i8")) for number, ids in enumerate(segments)}
-    return files | ids | _bases(manifest)
+    return files | ids | _bases(manifest) | _crops(manifest)
 
 
 def _bases(manifest: Manifest) -> dict[str, bytes]:
@@ -392,6 +392,16 @@ def _bases(manifest: Manifest) -> dict[str, bytes]:
         layout.basis_file(number): encode_chunk(codec.basis.to_numpy())
         for number, codec in codecs
         if isinstance(codec, TransformCodec) and codec.basis is not None
+    }
+
+
+def _crops(manifest: Manifest) -> dict[str, bytes]:
+    """The tables of stored crops, by path."""
+    if manifest.views.crops is None:
+        return {}
+    return {
+        layout.crops_file(view): encode_chunk(manifest.views.stored_view(view).astype(layout.CROPS_DTYPE))
+        for view in range(len(manifest.views.digests))
     }
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastlabel.kernels.view_boxes import random_keys
 from fastlabel.views.mixing import LAMBDAS, ONE_Q16, Mixing
 from fastlabel.views.policy import ViewPolicy
+from fastlabel.views.stored import BOX_COLUMNS
 
 # Of the random numbers; 0 to 3 are those of boxes, orders and shuffled labels.
 STREAM_SEGMENT, STREAM_PAIRS, STREAM_DRAW, STREAM_CENTRE = 4, 5, 6, 7
@@ -65,6 +66,8 @@ class Partners:
     @classmethod
     def of(cls, policy: ViewPolicy, segments: Sequence[NDArray[np.int64]], num_samples: int) -> Partners | None:
         """None for a policy that mixes nothing."""
+        if policy.mixed:
+            return StoredPartners(policy, segments, num_samples)
         return None if policy.mixing is None else cls(policy, segments, num_samples)
 
     @property
@@ -122,6 +125,33 @@ class Partners:
             found[:, place] = np.maximum(middle - side // 2, 0)
             found[:, place + 2] = np.minimum(middle + side // 2, size)
         return found
+
+
+class StoredPartners(Partners):
+    """Who is mixed with whom under stored views: what their tables say. A partner need not have the sample as its own.
+
+    All samples are one block: any may meet any.
+    """
+
+    def __init__(self, policy: ViewPolicy, segments: Sequence[NDArray[np.int64]], num_samples: int) -> None:
+        self._policy, self._made_of = policy, (policy, segments, num_samples)
+        self.blocks = np.full(num_samples, -1, np.int32)
+        for ids in segments:
+            self.blocks[ids] = 0
+        self.of_view = lru_cache(maxsize=VIEWS_KEPT)(self._of_view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredPartners, self._made_of
+
+    @property
+    def block(self) -> int:
+        return int((self.blocks == 0).sum())
+
+    def _of_view(self, view: int) -> NDArray[np.int32]:
+        return np.ascontiguousarray(self._policy.stored_view(view)[:, BOX_COLUMNS])
+
+    def table(self, view: int, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        return self._policy.stored_view(view)[ids, BOX_COLUMNS:]
 
 
 def crop_table(

@@ -15,6 +15,7 @@ from fastlabel.kernels import view_boxes as kernel
 from fastlabel.system.arguments import boolean, integer_between, one_of, pair
 from fastlabel.views.mixing import Mixing
 from fastlabel.views.pixels import PixelOperations
+from fastlabel.views.stored import BOX_COLUMNS, MIX_COLUMNS, StoredCrops, stored_boxes
 
 KINDS = {
     "random-resized-crop": kernel.RANDOM_RESIZED_CROP,
@@ -27,7 +28,9 @@ PARAMETERS = {
     "pad-crop": ("padding", "flip"),
     "center": ("fraction",),
     "identity": (),
+    "stored": ("mixed", "digests"),
 }
+STORED = "stored"  # crops that were imported: not chosen by name
 ASPECTS = 256
 # Exclusive. With these, no product in the kernels leaves 64 bits.
 MAX_SEED, MAX_SAMPLE, MAX_VIEW, MAX_PARAMETER, MAX_SIDE = 2**64, 2**63, 2**32, 2**32, 2**16
@@ -49,6 +52,8 @@ class ViewPolicy:
         fraction: side of the central square over the shorter side of the image, as (numerator, denominator).
         pixels: operations on the pixels of a crop; None for none. mixing: how the crops of two samples are mixed after
             that; None leaves each alone.
+        mixed, digests, crops: of stored views: whether crops are mixed with those of partners, the SHA-256 of each
+            view's table, and the tables, which a store holds.
     """
 
     name: str
@@ -62,9 +67,12 @@ class ViewPolicy:
     fraction: tuple[int, int] = (1, 1)
     mixing: Mixing | None = None
     pixels: PixelOperations | None = None
+    mixed: bool = False
+    digests: tuple[str, ...] = field(default=(), repr=False)
+    crops: StoredCrops | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        _check_name(self.name, stored=True)
         object.__setattr__(self, "flip", boolean("flip", self.flip))
         for name, low, high in (("size", 1, MAX_SIDE), ("seed", 0, MAX_SEED), ("padding", 0, MAX_SIDE)):
             object.__setattr__(self, name, integer_between(f"view {name}", getattr(self, name), low, high))
@@ -79,8 +87,18 @@ class ViewPolicy:
             integer_between("view parameter", value, 0, MAX_PARAMETER)
         if self.name == "random-resized-crop":
             self._check_random_resized_crop()
+        self._check_stored()
         if not 0 < self.fraction[0] <= self.fraction[1]:
             raise InputError(f"fraction {self.fraction} must be above 0 and at most 1")
+
+    def _check_stored(self) -> None:
+        object.__setattr__(self, "mixed", boolean("mixed", self.mixed))
+        one_of("digests", self.digests, tuple, "a tuple of digests")
+        whole = all(isinstance(one, str) and len(one) == 64 for one in self.digests)
+        if not whole or bool(self.digests) != (self.name == STORED) or (self.mixed and self.name != STORED):
+            raise InputError(f"{self.name} views have {len(self.digests)} digests of stored crops, or odd ones")
+        if self.name == STORED and (self.mixing is not None or self.pixels is not None):
+            raise InputError("stored crops have neither pixel operations nor a mixing of their own")
 
     def _check_random_resized_crop(self) -> None:
         low, high = self.scale_q24
@@ -135,6 +153,34 @@ class ViewPolicy:
         return cls("identity", size, seed)
 
     @classmethod
+    def stored(cls, size: int, tables: NDArray[np.int32]) -> ViewPolicy:
+        """The boxes of tables, int32 [V, samples of the file, 5]; or with mixes [V, samples of the file, 11].
+
+        The columns are top, left, height, width in pixels, flip; then the partner's sample, the weight in units of
+        2**-16, and top, left, bottom, right of the mixed box, in pixels of the crop. InputError for another shape.
+        """
+        shape = np.shape(tables)
+        if len(shape) != 3 or shape[2] not in (BOX_COLUMNS, BOX_COLUMNS + MIX_COLUMNS) or 0 in shape:
+            raise InputError(f"stored crops have the shape {shape}, expected [views, samples, 5 or 11]")
+        crops = StoredCrops.of(tables)
+        return cls(STORED, size, mixed=shape[2] > BOX_COLUMNS, digests=crops.digests, crops=crops)
+
+    def with_crops(self, crops: StoredCrops) -> ViewPolicy:
+        """The same with the tables that its digests are of."""
+        return replace(self, crops=crops)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a crop holds pixels of another sample."""
+        return self.mixing is not None or self.mixed
+
+    def stored_view(self, view: int) -> NDArray[np.int32]:
+        """int32 [samples of the file, 5 or 11]: the table of a view of stored crops."""
+        if self.crops is None:
+            raise InputError("stored crops are in the store that has them: open it, and take its views")
+        return self.crops.view(view)
+
+    @classmethod
     def from_name(cls, name: str, size: int, seed: int = 0, flip: bool = True) -> ViewPolicy:
         """The policy of that name with its usual parameters; `flip` matters where views are random."""
         _check_name(name)
@@ -160,6 +206,10 @@ class ViewPolicy:
         if not len(ids) == len(heights) == len(widths):
             counts = f"{len(ids)}, {len(heights)} and {len(widths)}"
             raise InputError(f"sample ids, heights and widths must have one length; got {counts}")
+        if self.name == STORED:
+            self.stored_view(view)
+            assert self.crops is not None
+            return stored_boxes(self.crops, view, ids, heights, widths)
         boxes = kernel.view_boxes(
             KINDS[self.name], self._parameters(), self.aspects_q16, self.size, self.seed, view, ids, heights, widths
         )
@@ -202,7 +252,9 @@ class ViewPolicy:
         return policy
 
 
-def _check_name(name: Any) -> None:
+def _check_name(name: Any, stored: bool = False) -> None:
+    if stored and name == STORED:
+        return
     if not isinstance(name, str) or name not in KINDS:
         raise InputError(f"unknown view policy {name!r}; choose one of {', '.join(KINDS)}")
 

@@ -1,0 +1,1 @@
+"""Labels in other projects' files: read into a store, and written from one. docs/interchange.md."""
