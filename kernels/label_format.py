@@ -44,6 +44,13 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def signed(tensor: Tensor) -> Tensor:
+    """The same bits as signed integers: torch joins, selects and pickles no uint16 and no uint32."""
+    if tensor.dtype == torch.uint16:
+        return tensor.view(torch.int16)
+    return tensor.view(torch.int32) if tensor.dtype == torch.uint32 else tensor
+
+
 LEAST_STUDENT_TEMPERATURE = 1e-30  # float32 logits divided by less are infinite, and their loss is NaN
 
 
@@ -104,5 +111,4 @@ def check_rows(rows_B: Tensor | None, codes_PK: Tensor) -> None:
 
 def take_rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     """Rows of a label tensor; as signed integers, since torch indexes uint16 and uint32 only in part."""
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype)
-    return tensor.view(signed)[index].view(tensor.dtype)
+    return signed(tensor)[index].view(tensor.dtype)

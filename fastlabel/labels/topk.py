@@ -17,6 +17,7 @@ from fastlabel.kernels.label_format import (
     check_labels,
     check_rows,
     classes_dtype,
+    signed,
     take_rows,
     widen,
 )
@@ -36,9 +37,11 @@ def check_temperature(name: str, temperature: float) -> None:
         raise InputError(f"{name} is {temperature!r}, expected a positive finite number") from None
 
 
-def _signed(tensor: Tensor) -> Tensor:
-    """The same bits as signed integers: torch joins and pickles no uint16 and no uint32."""
-    return tensor.view({torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tensor.dtype, tensor.dtype))
+def _check_rows(rows: Tensor | None, codes: Tensor) -> None:
+    try:
+        check_rows(rows, codes)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"not labels: {error}") from None
 
 
 class LabelTensors(NamedTuple):
@@ -80,9 +83,9 @@ class TopKLabels:
         one_of("rows", rows, (Tensor, type(None)), "a tensor int64 [B]")
         try:
             check_labels(classes, codes, tail, num_classes)
-            check_rows(rows, codes)
         except (TypeError, ValueError) as error:
             raise InputError(f"not labels: {error}") from None
+        _check_rows(rows, codes)
         self.plane: Any = LabelTensors(classes, codes, tail)
         self.rows = rows
         self.num_classes = num_classes
@@ -93,7 +96,7 @@ class TopKLabels:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is copied, pickled or sent to another process: these labels alone, of a plane no other ones."""
-        return _from_signed, (_signed(self.classes), self.codes, _signed(self.tail), self.num_classes)
+        return _from_signed, (signed(self.classes), self.codes, signed(self.tail), self.num_classes)
 
     def __len__(self) -> int:
         return len(self.plane.codes if self.rows is None else self.rows)
@@ -105,8 +108,13 @@ class TopKLabels:
         if rows is None:
             return plane
         # index_select takes a third of the time of tensor[rows] and less, and no negative row for one from the end.
-        parts = (_signed(tensor).index_select(0, rows).view(tensor.dtype) for tensor in plane)
-        return type(plane)(*parts)
+        parts = [tensor.index_select(0, rows) for tensor in self._signed_plane]
+        pairs = zip(parts, plane, strict=True)
+        return type(plane)(*[part if part.dtype == full.dtype else part.view(full.dtype) for part, full in pairs])
+
+    @cached_property
+    def _signed_plane(self) -> list[Tensor]:
+        return [signed(tensor) for tensor in self.plane]
 
     @property
     def classes(self) -> Tensor:
@@ -158,7 +166,13 @@ class TopKLabels:
     def take(self, rows_B: Tensor) -> TopKLabels:
         """Labels of some rows, int64 0 to B - 1 on the device of these; gathered when they are read."""
         rows = rows_B if self.rows is None else self.rows[rows_B]
-        return self._with(self.plane, rows)
+        _check_rows(rows, self.plane.codes)
+        # What was checked for the plane, and its signed views, serve every batch.
+        known = {"_signed_plane": self._signed_plane, **self.__dict__, "rows": rows}
+        known.pop("_gathered", None)
+        taken = object.__new__(type(self))
+        taken.__dict__.update(known)
+        return taken
 
     def __getitem__(self, rows: Rows) -> TopKLabels:
         """The labels of some rows: a slice, or integers or booleans as tensor, array or list."""
@@ -203,7 +217,7 @@ def _from_signed(classes: Tensor, codes: Tensor, tail: Tensor, num_classes: int)
 def concatenate(parts: Sequence[TopKLabels]) -> TopKLabels:
     """All labels of several batches, one batch after another; of the same classes, K and device."""
     joined = (
-        torch.cat([_signed(tensor) for tensor in tensors]).view(tensors[0].dtype)
+        torch.cat([signed(tensor) for tensor in tensors]).view(tensors[0].dtype)
         for tensors in zip(*(part._gathered for part in parts), strict=True)
     )
     return parts[0]._with(tuple(joined))

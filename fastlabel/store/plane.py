@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError, MissingLabelsError
+from fastlabel.kernels.sample_rows import sample_rows
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels, concatenate
 from fastlabel.system.devices import pick_device
@@ -70,14 +71,15 @@ class LabelPlane:
         """
         index = _as_ids(ids, self.num_samples)
         index = index.to(self.labels.device, torch.int64)
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_samples:
-            raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {index.min()} to {index.max()}")
-        if self.rows is not None and bool((missing := self.rows[index] < 0).any()):
+        rows, lowest, highest, missing = sample_rows(index, self.rows, self.num_samples)
+        if lowest < 0 or highest >= self.num_samples:
+            raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {lowest} to {highest}")
+        if missing >= 0:
             raise MissingLabelsError(
-                f"sample {int(index[missing][0])} is not labelled in this store, which holds {len(self)} of "
+                f"sample {int(index[missing])} is not labelled in this store, which holds {len(self)} of "
                 f"{self.num_samples} samples"
             )
-        return self.take(index)
+        return self.labels.take(rows)
 
     def take(self, index_B: Tensor) -> TopKLabels:
         """As `plane[ids]` for int64 ids on its device that are known to be labelled: a GPU need not wait.
