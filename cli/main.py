@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": ("fastlabel.cli.inspect", "Say what a label store holds, and draw crops beside their labels."),
     "import": ("fastlabel.cli.import_labels", "Make a store of labels in another project's files."),
     "export": ("fastlabel.cli.export_labels", "Write the labels of a store as another project's files."),
+    "compare": ("fastlabel.cli.compare", "Say how the labels of two stores differ."),
     "copy": ("fastlabel.cli.copy", "Copy the first views and some teachers of a label store, whole units alone."),
     "verify": ("fastlabel.cli.verify", "Check every byte of a store, its dataset, and labels against a teacher."),
     "repair": ("fastlabel.cli.repair", "Label again what is damaged in a store, and nothing else."),
