@@ -57,8 +57,18 @@ class LabelArrays:
         self.codec = TopKCodec(min(DEFAULT_K, num_classes) if k is None else k, num_classes)
         self.arrays: dict[str, NDArray[Any]] = empty_labels(self.codec, (views, count))
 
-    def put(self, view: int, rows: NDArray[np.int64], values_BC: torch.Tensor, where: str, probs: bool) -> None:
-        """Encode logits, or probabilities, of some rows of a view. DatasetError for those that are none."""
+    def put(
+        self,
+        view: int | NDArray[np.int64],
+        rows: NDArray[np.int64],
+        values_BC: torch.Tensor,
+        where: str,
+        probs: bool,
+    ) -> None:
+        """Encode logits, or probabilities, of rows [B] of a view, or of a view for each row.
+
+        Raises DatasetError for values that are none; `where` names the file.
+        """
         classes = self.codec.num_classes
         if values_BC.ndim != 2 or values_BC.shape != (len(rows), classes) or not values_BC.is_floating_point():
             raise DatasetError(
