@@ -32,7 +32,10 @@ PUBLIC = {
     "fastlabel.integrity": "repair_store verify_store",
     "fastlabel.studies": "StudyConfig find_study run_study student_recipe",
 }
-COMMANDS = "write-dataset train-teacher cache-labels train-student inspect copy verify repair bench study demo"
+COMMANDS = (
+    "write-dataset train-teacher cache-labels train-student inspect import export compare copy verify repair bench study "
+    "demo"
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch.utils.data import RandomSampler
 
 from fastlabel.dataset.beton import Beton
+from fastlabel.dataset.saved_files import read_saved
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.interchange.alignment import Alignment
 from fastlabel.interchange.crops import boxes_of_fractions, fractions_of_boxes
 from fastlabel.interchange.imported import ImportReport, LabelArrays, check_size, write_imported
 from fastlabel.interchange.logits import logits_of
-from fastlabel.interchange.saved_files import read_saved
 from fastlabel.store.store import LabelStore
 from fastlabel.system.atomic_files import new_folder
 from fastlabel.views import BOX_COLUMNS, MIX_COLUMNS, ViewPolicy
