@@ -33,8 +33,8 @@ PUBLIC = {
     "fastlabel.studies": "StudyConfig find_study run_study student_recipe",
 }
 COMMANDS = (
-    "write-dataset train-teacher cache-labels train-student inspect import export compare copy verify repair bench study "
-    "demo"
+    "write-dataset train-teacher cache-labels train-student inspect import export compare copy verify repair bench "
+    "study demo"
 )
 
 
