@@ -38,7 +38,7 @@ class TransformBasis:
         if not bool(rows.isfinite().all()):
             raise InputError("a basis holds a value that is not finite")
         self.rows = rows
-        self._wide = rows.to(torch.float32)
+        self.wide = rows.to(torch.float32)  # as `rows`: what the loss multiplies with
         self._elsewhere: dict[torch.device, TransformBasis] = {}
 
     @property
@@ -52,12 +52,12 @@ class TransformBasis:
     @property
     def mean(self) -> Tensor:
         """float32 [C], nats."""
-        return self._wide[0]
+        return self.wide[0]
 
     @property
     def components(self) -> Tensor:
         """float32 [R, C]."""
-        return self._wide[1:]
+        return self.wide[1:]
 
     @cached_property
     def digest(self) -> str:

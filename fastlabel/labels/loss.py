@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, float32, float64, full, special
-from torch.nn.functional import cross_entropy
+from typing import Any
+
+from torch import Tensor, float32, float64, full
 
 from fastlabel.errors import InputError
 from fastlabel.kernels import soft_cross_entropy as _op
+from fastlabel.kernels.transform_cross_entropy import transform_cross_entropy
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import TopKLabels, check_temperature
 from fastlabel.labels.transform import TransformLabels
@@ -73,8 +75,9 @@ def soft_cross_entropy(
         )
     is_alone = all(other is None for other in (second, mix, targets, target_weight))
     if isinstance(labels, TransformLabels) and is_alone:
-        probs_BC = labels.dense(label_temperature)
-        return _cross_entropy(logits, probs_BC, student_temperature, reduction, temperature_squared, divergence)
+        return _of_transform(
+            logits, labels, label_temperature, student_temperature, reduction, temperature_squared, divergence
+        )
     if isinstance(labels, TransformLabels) or isinstance(second, TransformLabels):
         labels = _tempered(labels, label_temperature)
         second = None if second is None else _tempered(second, label_temperature)
@@ -100,24 +103,22 @@ def soft_cross_entropy(
         raise InputError(str(error)) from None
 
 
-def _cross_entropy(
-    logits: Tensor, probs_BC: Tensor, temperature: float, reduction: str, squared: bool, divergence: str
+def _of_transform(
+    logits: Tensor,
+    labels: TransformLabels,
+    label_temperature: float,
+    student_temperature: float,
+    reduction: str,
+    squared: bool,
+    divergence: str,
 ) -> Tensor:
-    """The loss against dense probabilities, which labels with a transform are anyway."""
+    """The loss against labels with a transform alone."""
+    tensors = labels.classes, labels.codes, labels.tail, labels.coefficients, labels.basis.wide, labels.step
+    options: dict[str, Any] = {"temperature_squared": squared, "divergence": divergence}
     try:
-        _op.check_options(reduction, divergence)
-    except ValueError as error:
+        return transform_cross_entropy(logits, *tensors, label_temperature, student_temperature, reduction, **options)
+    except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
-    wide = logits if logits.dtype == float64 else logits.float()
-    scaled = wide if temperature == 1 else wide / temperature
-    loss_B = cross_entropy(scaled, probs_BC.to(wide.dtype), reduction="none")
-    if divergence == "kl":
-        loss_B = loss_B - special.entr(probs_BC).sum(1)
-    if squared:
-        loss_B = loss_B * temperature**2
-    if reduction == "none":
-        return loss_B
-    return loss_B.sum() / max(1, len(loss_B)) if reduction == "mean" else loss_B.sum()
 
 
 def _tempered(labels: SoftLabels, temperature: float) -> SparseLabels:

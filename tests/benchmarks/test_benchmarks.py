@@ -17,6 +17,7 @@ from fastlabel.benchmarks import (
     loss,
     mixed_views,
     pixel_operations,
+    transform_loss,
     views_per_image,
 )
 from fastlabel.benchmarks.harness import alternate
@@ -138,3 +139,9 @@ def test_allocator() -> None:
     found = allocator.measure(allocator.training, ("convnet-d1-w8", 1), 256, 1)
     assert found["images"] == 256 and found["seconds"].keys() == found["peak_bytes"].keys() == {"default", "kept"}
     assert min(found["images_per_second"].values()) > 0 and "times as fast" in allocator._line("training", found)
+
+
+def test_transform_loss() -> None:
+    cases = transform_loss.make_cases(4, 50, 8, 4.0)  # which compares loss and gradient with the dense ones
+    assert {name: tuple(case().shape) for name, case in cases.items()} == dict.fromkeys(cases, (4, 50))
+    assert list(cases) == ["fused", "dense", "given", "product"]
