@@ -72,7 +72,8 @@ class BetonFile:
         header["num_samples"] = len(self._rows)
         header["alloc_table_ptr"] = table_pointer
         self.handle.seek(0)
-        for part in (header, _describe_fields(), np.concatenate(self._rows)):
+        # One row after another: np.concatenate leaves the bytes between fields as they were in memory.
+        for part in (header, _describe_fields(), *self._rows):
             self.handle.write(part.tobytes())
         return table_pointer + table.nbytes
 

@@ -37,8 +37,10 @@ class Source(Protocol):
         """RGB uint8 [H, W, 3] and the class id. Raises UnreadableImageError."""
 
 
-def open_source(source: str | Path) -> Source:
+def open_source(source: str | Path | Source) -> Source:
     """The source that SRC names; InputError (DatasetError for missing data) when there is none."""
+    if not isinstance(source, (str, Path)):
+        return source
     text = str(source)
     if text.startswith("digits:"):
         return DigitsSource(text)

@@ -46,7 +46,7 @@ class WriteReport:
 
 
 def write_dataset(
-    source: str | Path,
+    source: str | Path | Source,
     out: str | Path,
     *,
     write_mode: str | None = None,

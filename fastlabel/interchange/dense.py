@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastlabel.dataset.array_files import read_arrays
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.interchange.alignment import Alignment
@@ -25,26 +26,7 @@ from fastlabel.views import BOX_COLUMNS, MIX_COLUMNS, ViewPolicy, crop_table
 
 NAME = "dense"
 KINDS = ("logits", "probabilities")
-SUFFIXES = (".npy", ".npz", ".safetensors")
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file, by name; that of `.npy` is called "". DatasetError where it is damaged, or a pickle."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: expected a file of the kind {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist, or is no file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return dict(load_file(path))
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # NumPy, zipfile and safetensors each have errors of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DatasetError(f"{path} cannot be read as arrays: {reason}") from error
+WRITTEN = (".npz", ".safetensors")
 
 
 def import_dense(
@@ -163,7 +145,7 @@ def export_dense(
     """
     opened = store if isinstance(store, LabelStore) else LabelStore.open(store)
     data, out = Beton.open(beton), Path(out)
-    if out.suffix not in SUFFIXES[1:]:
+    if out.suffix not in WRITTEN:
         raise InputError(f"{out}: expected a name that ends in .npz or .safetensors")
     opened.check_teacher(teacher)
     opened.check_dataset(data.num_samples, data.fingerprint(), data.path)

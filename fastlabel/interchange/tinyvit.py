@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastlabel.dataset.array_files import read_arrays
 from fastlabel.dataset.beton import Beton
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.interchange.alignment import Alignment
-from fastlabel.interchange.dense import read_arrays, stored_policy
+from fastlabel.interchange.dense import crops_of, stored_policy
 from fastlabel.interchange.fkd_images import dense_probabilities
 from fastlabel.interchange.imported import ImportReport, LabelArrays, check_size, write_imported
 from fastlabel.store.store import LabelStore
@@ -174,8 +175,6 @@ def export_tinyvit(
 
     Raises InputError for pixel operations, and above 32,768 classes.
     """
-    from fastlabel.interchange.dense import crops_of
-
     opened = store if isinstance(store, LabelStore) else LabelStore.open(store)
     data, out = Beton.open(beton), Path(out)
     opened.check_teacher(teacher)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from fastlabel.errors import InputError
 from fastlabel.labels.loss import SoftLabels
 from fastlabel.labels.soft_label_loss import SoftLabelLoss
+from fastlabel.store.store import LabelStore
 from fastlabel.studies.config import Params, StudyConfig
-from fastlabel.studies.context import Workbench
+from fastlabel.studies.context import Expert, Workbench
 from fastlabel.studies.report import Report, Table, lines_panel, percent
 from fastlabel.studies.results import Students
 from fastlabel.studies.study import Axis, Ids, Study, Training, crossed, one_expert
@@ -35,13 +38,35 @@ def _cells(bench: Workbench, grid: Mapping[str, Any]) -> list[Params]:
         {"ipc": ipc, "labels": labels, "epoch": epoch, **how}
         for how in _settings(grid)
         for ipc, epoch in zip(ipcs, epochs, strict=True)
-        for labels in ("hard", "soft")
+        for labels in ("hard", "soft", *(("learned",) if grid["learned"] else ()))
     ]
+    for cell in cells:
+        if cell["labels"] == "learned":
+            cell["learned"] = _learned_path(grid["learned"])
     for cell in cells:  # what cannot be is an error before anything is written
         use = training_of(bench.config, cell).use
         if use is not None:
             use.check_labels(bench.num_classes, bench.num_classes)
     return cells
+
+
+def _learned_path(values: Sequence[str]) -> str:
+    if len(values) > 1:
+        raise InputError(f"one store of learned labels can be given, not {len(values)}")
+    return values[0]
+
+
+def _learned(bench: Workbench, path: str, ids: Ids) -> SoftLabels:
+    """The labels that came with the images, of the whole images: view 0 of a store."""
+    store = LabelStore.open(path)
+    store.check_dataset(bench.data.num_samples, bench.data.fingerprint(), bench.data.path)
+    if store.views.name != "identity":
+        raise InputError(f"{path} has {store.views.name} views: learned labels are of whole images, view identity")
+    return store.plane(0, device=bench.device)[torch.from_numpy(ids).to(bench.device)]
+
+
+def _experts(bench: Workbench, cell: Params) -> list[Expert]:
+    return [] if cell["labels"] == "learned" else one_expert(bench, cell)
 
 
 def _settings(grid: Mapping[str, Any]) -> list[Params]:
@@ -68,11 +93,14 @@ def training_of(config: StudyConfig, cell: Params) -> Training:
 
 
 def _target(bench: Workbench, cell: Params, ids: Ids, repeat: int) -> SoftLabels | None:
+    if cell["labels"] == "learned":
+        return _learned(bench, str(cell["learned"]), ids)
     return None if cell["labels"] == "hard" else bench.labels((0, cell["epoch"]), ids)
 
 
 def _report(bench: Workbench, rows: Students) -> Report:
     lines, findings, panels = [], [], []
+    learned = "learned" in rows.values("labels")
     axes = [name for name in TRAINING_AXES if rows.values(name)]
     for how in crossed(**{name: rows.values(name) for name in axes}) if axes else [{}]:
         same = rows.where(**how)
@@ -80,7 +108,8 @@ def _report(bench: Workbench, rows: Students) -> Report:
         for ipc in same.values("ipc"):
             some = same.where(ipc=ipc)
             hard, soft = (some.where(labels=labels) for labels in ("hard", "soft"))
-            lines.append([*map(str, how.values()), *_line(bench, ipc, hard, soft)])
+            extra = [some.where(labels="learned").spread().percent()] if learned else []
+            lines.append([*map(str, how.values()), *_line(bench, ipc, hard, soft), *extra])
             gain = 100 * (soft.spread().mean - hard.spread().mean)
             findings.append(
                 f"{words}{': ' * bool(words)}{ipc} images per class: soft labels change accuracy by {gain:+.1f} points."
@@ -90,7 +119,8 @@ def _report(bench: Workbench, rows: Students) -> Report:
     table = Table(
         "Test accuracy in percent, mean ± standard deviation over students; label entropy in nats. Paper: table 2 of "
         "arXiv 2406.10485, CIFAR-10, ConvNet-D3, whitened, 3,000 epochs (in brackets its expert's epoch and accuracy).",
-        [*axes, "images per class", "expert epoch", "expert, %", "hard, %", "soft, %", "entropy", "paper, soft, %"],
+        [*axes, "images per class", "expert epoch", "expert, %", "hard, %", "soft, %", "entropy", "paper, soft, %"]
+        + ["learned, %"] * learned,
         lines,
     )
     return Report([table], findings, panels)
@@ -126,10 +156,16 @@ STUDY = Study(
         Axis("ipc", int, (1, 10, 50), "Images per class."),
         Axis("epoch", int, None, "Expert epoch, one for all or one for each --ipc.  [default: the last]"),
         Axis("recipe", str, None, f"{', '.join(NAMES)} or a FILE.toml, in --epochs.  [default: the options below]"),
+        Axis(
+            "learned",
+            str,
+            None,
+            "STORE.zarr of labels that came with the images.  [default: none]",
+        ),
         Axis("lr", float, None, "Highest learning rates.  [default: of the recipe, or 0.01]"),
     ),
     cells=_cells,
-    experts=one_expert,
+    experts=_experts,
     target=_target,
     training=lambda bench, cell: training_of(bench.config, cell),
     report=_report,

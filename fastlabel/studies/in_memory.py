@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastlabel.dataset.beton import Beton
-from fastlabel.errors import InputError
+from fastlabel.dataset.tensor_source import NETWORK, exact_path, read_exact
+from fastlabel.errors import DatasetError, InputError
 from fastlabel.images.loader import ImageLoader
 from fastlabel.models.architectures import WHITENED
 from fastlabel.models.classifier import Classifier, ModelSpec
@@ -87,8 +89,38 @@ def load_resident(
 ) -> ResidentImages:
     """Decode samples and preprocess them as the model does."""
     ids = np.unique(ids)
-    images = preprocess(model, decode_pixels(beton, ids, model.spec.size, num_workers), device)
+    exact = read_exact(Path(beton.path))
+    pixels = decode_pixels(beton, ids, model.spec.size, num_workers)
+    images = preprocess(model, pixels, device) if exact is None else _exact(beton, ids, pixels, exact, model, device)
     return ResidentImages(images, torch.from_numpy(beton.targets[ids]).to(device), ids)
+
+
+def _exact(
+    beton: Beton,
+    ids: npt.NDArray[np.int64],
+    pixels_N3SS: Tensor,
+    exact: tuple[npt.NDArray[np.float32], str],
+    model: Classifier,
+    device: torch.device,
+) -> Tensor:
+    """The exact values of images that are no multiples of 1 / 255, as the network takes them.
+
+    InputError where the network takes images of another size; DatasetError where they are of another file.
+    """
+    values, space = exact
+    shape = (beton.num_samples, 3, model.spec.size, model.spec.size)
+    if values.shape != shape:
+        raise InputError(
+            f"{exact_path(Path(beton.path))} has images {list(values.shape)}, the expert takes {list(shape)}: exact "
+            "values are not resized"
+        )
+    chosen = torch.from_numpy(values[ids])
+    if space == NETWORK:
+        return chosen.to(device)
+    levels = (chosen * 255).clamp(0, 255)
+    if float((levels - pixels_N3SS.float()).abs().max()) > 0.51:
+        raise DatasetError(f"{exact_path(Path(beton.path))} has other images than {beton.path}: write them again")
+    return preprocess(model, chosen * 255, device)
 
 
 def fitted_spec(arch: str, num_classes: int, pixels_N3SS: Tensor) -> ModelSpec:
