@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     metavar="NATS",
     help="Of a code of these coefficients: a larger one takes fewer bytes and keeps less.",
 )
+@click.option(
+    "--logit-offset",
+    is_flag=True,
+    help="With a transform: also keep the mean logit, for losses that compare logits themselves (mse-logits).",
+)
 @click.option("--budget", type=float, metavar="BYTES", help="Goal: at most so many bytes a crop on disk.")
 @click.option("--keep-information", metavar="SHARE@T", help="Goal: the fewest bytes that keep, say, 0.9@T4.")
 @click.option("--max-kl", metavar="NATS@T", help="Goal: the fewest bytes that lose at most, say, 0.02@T1.")

@@ -97,7 +97,7 @@ def _check_unit(metadata: Metadata, reader: UnitReader, unit: UnitAddress) -> Un
         problem = f"has views up to {record.view_stop - 1}, more than the store: is its zarr.json an older one?"
         findings.append(place.error(file, problem))
     for view, labels in reader.labels(unit, record, views, report):
-        broken = broken_rule(labels, reader.num_classes)
+        broken = broken_rule(labels, reader.num_classes, reader.has_offset)
         if broken is not None:
             report(", ".join(shard_file(reader.teacher, name, unit) for name in reader.arrays), broken, view)
     committed = record is None or record.view_stop >= unit.view_stop

@@ -34,7 +34,7 @@ from fastlabel.store.grow import distinct_crops, grown_store, plan_growth
 from fastlabel.store.manifest import DECODE_VIEWS, Manifest
 from fastlabel.store.store import LabelStore
 from fastlabel.store.units import UnitAddress, count_units, writing
-from fastlabel.system.arguments import one_of
+from fastlabel.system.arguments import boolean, one_of
 from fastlabel.system.devices import current_device, pick_device
 from fastlabel.system.progress import Progress
 from fastlabel.system.ranks import Ranks
@@ -73,6 +73,7 @@ def cache_labels(
     transform: int | None = None,
     step: float = DEFAULT_STEP,
     goal: Goal | None = None,
+    logit_offset: bool = False,
     dry_run: bool = False,
     progress: bool = False,
     stop: StopRequest | None = None,
@@ -103,6 +104,8 @@ def cache_labels(
             some crops of the run: labels for every temperature. A store that is continued keeps its basis.
         step: nats, of a code of these coefficients.
         goal: choose `transform` and `step`, and `k` without one, on a fifth of the calibration crops.
+        logit_offset: store the mean of the logits too, in two bytes: for losses that need more than their differences.
+            Of labels with a transform.
         ensemble: "mean-logits", "mean-probs" or "scaled-logits" stores all teachers as one.
         device: "auto", CUDA when there is one, "cpu" or "cuda".
         stop: asked after each unit; a run that is to stop commits the unit in hand first.
@@ -118,7 +121,7 @@ def cache_labels(
     counts = {"views": views, "k": k, "size": size, "seed": seed, "ipc": ipc, "num_workers": num_workers}
     counts |= {"decode_batch": decode_batch, "forward_batch": forward_batch}
     check_labelling(store, teachers, policy, {"flip": flip is None or flip, "dry_run": dry_run}, counts)
-    wanted = _wanted(k, transform, step, goal)
+    wanted = _wanted(k, transform, step, goal, logit_offset)
     if not isinstance(policy, (ViewPolicy, ViewSpec)):
         policy = ViewSpec.of(policy)
     ranks = ranks or Ranks.current()
@@ -141,14 +144,21 @@ def cache_labels(
         return _run(Path(store), labelling, models, execution, dry_run, wanted)
 
 
-def _wanted(k: int | None, transform: int | None, step: float, goal: Goal | None) -> Transform | Goal | None:
+def _wanted(
+    k: int | None, transform: int | None, step: float, goal: Goal | None, logit_offset: bool
+) -> Transform | Goal | None:
     """What the tail is to be; None for the top k alone. InputError where the arguments do not fit together."""
     one_of("goal", goal, (Goal, type(None)), "a Goal")
     if goal is not None and transform is not None:
         raise InputError("give either a goal, which chooses the transform, or a transform; not both")
     if k is None and goal is None:
         raise InputError("k is missing: give the number of classes to keep, or a goal that chooses it")
-    return goal if transform is None else Transform.of(transform, step)
+    boolean("logit_offset", logit_offset)
+    if logit_offset and goal is None and transform is None:
+        raise InputError("logit_offset is of labels with a transform: give --transform, or a goal that chooses one")
+    if goal is not None:
+        return replace(goal, logit_offset=logit_offset)
+    return None if transform is None else Transform.of(transform, step, logit_offset)
 
 
 def _run(

@@ -38,18 +38,19 @@ SATURATED_ROWS = 0.01  # of the calibration crops: so many may have a code that 
 
 @dataclass(frozen=True)
 class Transform:
-    """What is asked for: R components, and the step of their codes in nats."""
+    """What is asked for: R components, the step of their codes in nats, and whether to keep the mean logit."""
 
     components: int
     step: float
+    logit_offset: bool = False
 
     @classmethod
-    def of(cls, components: int, step: float) -> Transform:
+    def of(cls, components: int, step: float, logit_offset: bool = False) -> Transform:
         """InputError for numbers that no codec takes."""
         at_least("transform", components, 1)
         if not isinstance(step, (int, float)) or not 0 < step < math.inf:
             raise InputError(f"step is {step!r}, expected a positive finite number of nats")
-        return cls(components, float(step))
+        return cls(components, float(step), logit_offset)
 
 
 def calibrated_codecs(
@@ -93,12 +94,14 @@ def calibrated_codecs(
 def _as_stored(stored: TopKCodec, k: int | None, wanted: Transform | Goal) -> TopKCodec:
     """What is asked for with the store's basis; where it is something else, comparing the manifests says so."""
     if isinstance(wanted, Goal):
-        return stored if k is None else replace(stored, k=k)
+        stored = stored if k is None else replace(stored, k=k)
+        return replace(stored, logit_offset=wanted.logit_offset) if isinstance(stored, TransformCodec) else stored
     assert k is not None
     digest, kept, basis = "", tuple[float, ...](), None
     if isinstance(stored, TransformCodec):
         digest, kept, basis = stored.basis_digest, stored.information_kept, stored.basis
-    return TransformCodec(k, stored.num_classes, wanted.components, wanted.step, digest, kept, basis)
+    own = wanted.components, wanted.step, digest, kept, wanted.logit_offset
+    return TransformCodec(k, stored.num_classes, *own, basis)
 
 
 def calibration_samples(ids: NDArray[np.int64], num_views: int, num_classes: int, seed: int) -> NDArray[np.int64]:
@@ -120,7 +123,7 @@ def _calibrate(
         k, wanted, choices = _choose(logits_VNC, k, wanted)
     assert k is not None
     basis = TransformBasis.from_logits(logits_VNC.flatten(0, 1), wanted.components)
-    codec = TransformCodec.of(basis, k, wanted.step, _information_kept(logits_VNC, k, wanted))
+    codec = TransformCodec.of(basis, k, wanted.step, _information_kept(logits_VNC, k, wanted), wanted.logit_offset)
     _check_step(codec, logits_VNC.flatten(0, 1))
     return codec, choices
 
@@ -134,7 +137,7 @@ def _choose(logits_VNC: Tensor, k: int | None, goal: Goal) -> tuple[int, Transfo
     choices = try_codecs(logits_VNC[:, tested:].flatten(0, 1), logits_VNC[:, :tested].flatten(0, 1), goal, k)
     best = goal.best(of_transform(choices))
     assert best.components is not None and best.step is not None
-    return best.k, Transform(best.components, best.step), choices
+    return best.k, Transform(best.components, best.step, goal.logit_offset), choices
 
 
 def _check_step(codec: TransformCodec, logits_MC: Tensor) -> None:

@@ -52,12 +52,14 @@ class Goal:
     Attributes:
         bytes: at most so many a label on disk; of those that fit, the ones that keep most at T = 1, 4 and 20 together.
         keep: (share, T): at least this share of KL(teacher || uniform) at that temperature, for the fewest bytes.
+        logit_offset: whether labels keep their mean logit, and pay for it.
         max_kl: (nats, T): at most this KL(teacher || label) at that temperature, for the fewest bytes.
     """
 
     bytes: float | None = None
     keep: tuple[float, float] | None = None
     max_kl: tuple[float, float] | None = None
+    logit_offset: bool = False
 
     def __post_init__(self) -> None:
         given = [value for value in (self.bytes, self.keep, self.max_kl) if value is not None]
@@ -132,10 +134,10 @@ def try_codecs(fitted_MC: Tensor, tested_NC: Tensor, goal: Goal, k: int | None =
     rows = max(32, MOST_VALUES // tested_NC.shape[1])
     # Evenly, so that all views and samples have their share.
     some = tested_NC[:: -(-len(tested_NC) // rows)]
-    return [_tried(codec, tested_NC, some, goal) for codec in _candidates(fitted_MC, tested_NC, k)]
+    return [_tried(codec, tested_NC, some, goal) for codec in _candidates(fitted_MC, tested_NC, k, goal.logit_offset)]
 
 
-def _candidates(fitted_MC: Tensor, tested_NC: Tensor, k: int | None) -> Iterator[TopKCodec]:
+def _candidates(fitted_MC: Tensor, tested_NC: Tensor, k: int | None, logit_offset: bool) -> Iterator[TopKCodec]:
     num_classes = tested_NC.shape[1]
     heads = [k] if k is not None else sorted({min(head, num_classes) for head in HEADS})
     whole = TransformBasis.from_logits(fitted_MC)
@@ -144,7 +146,7 @@ def _candidates(fitted_MC: Tensor, tested_NC: Tensor, k: int | None) -> Iterator
         largest = largest_coefficients(tested_NC, basis.mean, basis.components).quantile(0.99)
         steps = [float(f"{float(largest) / codes:.2g}") for codes in CODES]
         for head, step in product(heads, steps):
-            yield TransformCodec.of(basis, head, step)
+            yield TransformCodec.of(basis, head, step, logit_offset=logit_offset)
     for head in sorted({min(head, num_classes) for head in TOP_K}):
         yield TopKCodec(head, num_classes)
 

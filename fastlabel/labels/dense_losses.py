@@ -59,9 +59,17 @@ def dense_probabilities(labels: SoftLabels, temperature: float, dtype: torch.dty
 
 
 def mse_logits(logits_BC: Tensor, labels: SoftLabels) -> Tensor:
-    """Mean over the classes of the squared difference of centred logits, in nats squared [B] (arXiv 2105.08919)."""
+    """Mean over the classes of the squared difference of logits, in nats squared [B] (arXiv 2105.08919).
+
+    Of centred logits, but of the logits themselves where the labels have kept their mean (`--logit-offset`).
+    """
     wide = _wide(logits_BC)
-    difference = wide - wide.mean(1, keepdim=True) - centred_logits(labels, wide.dtype)
+    mean_B = labels.mean_logits if isinstance(labels, TransformLabels) else None
+    wanted_BC = centred_logits(labels, wide.dtype)
+    if mean_B is None:
+        difference = wide - wide.mean(1, keepdim=True) - wanted_BC
+    else:
+        difference = wide - wanted_BC - mean_B[:, None].to(wide.dtype)
     return difference.square().mean(1)
 
 

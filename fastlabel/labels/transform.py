@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlabel.errors import InputError
 from fastlabel.kernels.label_format import widen
-from fastlabel.kernels.transform import decoded_logits_reference, transform_probabilities
+from fastlabel.kernels.transform import decode_offset_reference, decoded_logits_reference, transform_probabilities
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.sparse import SparseLabels
 from fastlabel.labels.topk import LabelTensors, TopKLabels, check_temperature
@@ -34,6 +34,7 @@ class TransformLabels(TopKLabels):
     Args:
         classes, codes, tail, rows: as of `TopKLabels`.
         coefficients: int8 [P, R], in steps of `step` nats, on `basis`.
+        has_offset: whether the second value of `tail` is the code of the mean logit.
 
     Raises:
         InputError: dtypes, shapes or devices do not fit together; values are not read.
@@ -50,6 +51,7 @@ class TransformLabels(TopKLabels):
         basis: TransformBasis,
         step: float,
         rows: Tensor | None = None,
+        has_offset: bool = False,
     ) -> None:
         one_of("basis", basis, TransformBasis, "a TransformBasis")
         one_of("coefficients", coefficients, Tensor, "a tensor int8 [P, R]")
@@ -65,7 +67,7 @@ class TransformLabels(TopKLabels):
                 f"{codes.device}, expected one device"
             )
         self.plane = TransformTensors(classes, codes, tail, coefficients)
-        self.basis, self.step = basis, step
+        self.basis, self.step, self.has_offset = basis, step, has_offset
 
     def __repr__(self) -> str:
         share = "" if self.rows is None else f" of {len(self.plane.codes)}"
@@ -75,7 +77,8 @@ class TransformLabels(TopKLabels):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_parts, (self.head, self.coefficients, self.basis, self.step)
+        plain = TopKLabels(self.classes, self.codes, self.tail, self.num_classes)
+        return _from_parts, (plain, self.coefficients, self.basis, self.step, self.has_offset)
 
     @property
     def coefficients(self) -> Tensor:
@@ -87,11 +90,21 @@ class TransformLabels(TopKLabels):
     @property
     def head(self) -> TopKLabels:
         """The same labels without the transform: the top K and a flat tail."""
-        return TopKLabels(self.classes, self.codes, self.tail, self.num_classes)
+        tail = self.tail
+        if self.has_offset:  # a mean gap to others
+            tail = tail.clone()
+            tail.view(torch.int16)[:, 1] = -1  # UNDEFINED_MEAN_GAP
+        return TopKLabels(self.classes, self.codes, tail, self.num_classes)
+
+    @property
+    def mean_logits(self) -> Tensor | None:
+        """The mean over all classes of the teacher's logits, float32 [B], nats; None where it was not stored."""
+        return decode_offset_reference(self.tail[:, 1]) if self.has_offset else None
 
     def _with(self, tensors: Any, rows: Tensor | None = None) -> TransformLabels:
         classes, codes, tail, coefficients = tensors
-        return TransformLabels(classes, codes, tail, coefficients, self.basis.to(classes.device), self.step, rows)
+        basis = self.basis.to(classes.device)
+        return TransformLabels(classes, codes, tail, coefficients, basis, self.step, rows, self.has_offset)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TransformLabels:
         device = as_device(device)
@@ -151,6 +164,8 @@ class TransformLabels(TopKLabels):
         return SparseLabels(classes_BC, probs_BC, torch.zeros_like(probs_BC[:, 0]), self.num_classes)
 
 
-def _from_parts(head: TopKLabels, coefficients: Tensor, basis: TransformBasis, step: float) -> TransformLabels:
+def _from_parts(
+    head: TopKLabels, coefficients: Tensor, basis: TransformBasis, step: float, has_offset: bool = False
+) -> TransformLabels:
     tensors: LabelTensors = head.plane
-    return TransformLabels(*tensors, coefficients, basis, step)
+    return TransformLabels(*tensors, coefficients, basis, step, has_offset=has_offset)

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError
-from fastlabel.kernels.transform import encode_transform_reference
+from fastlabel.kernels.transform import encode_offset_reference, encode_transform_reference
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.codec import TOPK_FORMAT, TopKCodec
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.labels.transform import TransformLabels
-from fastlabel.system.arguments import one_of
+from fastlabel.system.arguments import boolean, one_of
 
 NAME = "topk-log8-transform"
 _OWN = ("components", "step", "basis", "information_kept")
+_OFFSET = "logit_offset"  # only where it is true
 MOST_BASIS_BYTES = 1 << 30
 TEMPERATURES = (1, 4, 20)  # at which a calibration says what its labels keep
 
@@ -37,6 +38,7 @@ class TransformCodec(TopKCodec):
         basis_digest: SHA-256 of the basis, which says what the coefficients are of.
         information_kept: share of KL(teacher || uniform) that labels of the calibration kept at T = 1, 4 and 20, on
             samples that the basis had not seen; empty where it was not measured.
+        logit_offset: whether a label keeps the mean of its logits too, in two bytes that are unused without it.
 
     Raises InputError unless 1 <= components <= num_classes and the step is positive and finite.
     """
@@ -45,6 +47,7 @@ class TransformCodec(TopKCodec):
     step: float = 0.0
     basis_digest: str = ""
     information_kept: tuple[float, ...] = ()
+    logit_offset: bool = False
     basis: TransformBasis | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,14 +63,23 @@ class TransformCodec(TopKCodec):
         if not isinstance(self.step, float) or not 0 < self.step < math.inf:
             raise InputError(f"step is {self.step!r}, expected a positive finite number of nats")
         one_of("basis", self.basis_digest, str, "a digest")
+        boolean("logit_offset", self.logit_offset)
         kept = self.information_kept
         if len(kept) not in (0, len(TEMPERATURES)) or not all(isinstance(share, float) for share in kept):
             raise InputError(f"information_kept is {kept!r}, expected one number for each of T = {TEMPERATURES}")
 
     @classmethod
-    def of(cls, basis: TransformBasis, k: int, step: float, information_kept: tuple[float, ...] = ()) -> TransformCodec:
+    def of(
+        cls,
+        basis: TransformBasis,
+        k: int,
+        step: float,
+        information_kept: tuple[float, ...] = (),
+        logit_offset: bool = False,
+    ) -> TransformCodec:
         """The codec of a basis."""
-        return cls(k, basis.num_classes, basis.num_components, float(step), basis.digest, information_kept, basis)
+        own = basis.num_components, float(step), basis.digest, information_kept, logit_offset
+        return cls(k, basis.num_classes, *own, basis)
 
     def with_basis(self, basis: TransformBasis) -> TransformCodec:
         """The codec with its basis. InputError where that is another one."""
@@ -95,7 +107,8 @@ class TransformCodec(TopKCodec):
         basis = self.own_basis.to(logits_BC.device)
         head = super().encode_unchecked(logits_BC)
         # The transform knows the mean of the tail: that in the head would take a byte for nothing.
-        head.tail.view(torch.int16)[:, 1] = -1  # UNDEFINED_MEAN_GAP
+        unused = encode_offset_reference(logits_BC).view(torch.int16) if self.logit_offset else -1  # UNDEFINED_MEAN_GAP
+        head.tail.view(torch.int16)[:, 1] = unused
         coefficients = encode_transform_reference(logits_BC, basis.mean, basis.components, self.step)
         return self._with(head, coefficients)
 
@@ -112,7 +125,8 @@ class TransformCodec(TopKCodec):
 
     def _with(self, head: TopKLabels, coefficients: Tensor) -> TransformLabels:
         basis = self.own_basis.to(head.device)
-        return TransformLabels(head.classes, head.codes, head.tail, coefficients, basis, self.step)
+        tensors = head.classes, head.codes, head.tail, coefficients
+        return TransformLabels(*tensors, basis, self.step, has_offset=self.logit_offset)
 
     def kept_at(self, temperature: float) -> float | None:
         """The share kept in calibration, interpolated over ln T; None where it was not measured."""
@@ -122,7 +136,8 @@ class TransformCodec(TopKCodec):
 
     def to_dict(self) -> dict[str, Any]:
         own = {"components": self.components, "step": self.step, "basis": self.basis_digest}
-        return {**super().to_dict(), "name": NAME, **own, "information_kept": list(self.information_kept)}
+        offset = {_OFFSET: True} if self.logit_offset else {}
+        return {**super().to_dict(), "name": NAME, **own, "information_kept": list(self.information_kept), **offset}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TransformCodec:
@@ -130,10 +145,11 @@ class TransformCodec(TopKCodec):
         missing = [key for key in _OWN if key not in values]
         if missing:
             raise InputError(f"codec is {dict(values)}, expected {missing[0]}")
-        head = {key: value for key, value in values.items() if key not in _OWN}
+        head = {key: value for key, value in values.items() if key not in (*_OWN, _OFFSET)}
         plain = TopKCodec.from_dict(head | {"name": TOPK_FORMAT["name"]})
         own = values["components"], values["step"], values["basis"], tuple(values["information_kept"])
-        return cls(plain.k, plain.num_classes, *own)
+        offset = values.get(_OFFSET, False)
+        return cls(plain.k, plain.num_classes, *own, offset)
 
 
 def codec_from_dict(values: Mapping[str, Any]) -> TopKCodec:

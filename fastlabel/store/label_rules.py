@@ -25,15 +25,17 @@ TOLERANCE_NATS = 0.25
 BELOW_ALL = 255  # as a stored coefficient: -128
 
 
-def broken_rule(labels: dict[str, NDArray[Any]], num_classes: int) -> str | None:
+def broken_rule(labels: dict[str, NDArray[Any]], num_classes: int, has_offset: bool = False) -> str | None:
     """The first rule that labels break, as a sentence that names a row of them; None where they keep all.
 
     Args:
         labels: "classes" [n, K], "codes" uint8 [n, K], "tail" uint16 [n, 2] and, of a transform, "coefficients" [n, R].
         num_classes: C of the teacher's labels.
+        has_offset: whether the second value of the tail is a mean logit, which can be any.
     """
     classes, codes = labels["classes"], labels["codes"].astype(np.int16)
     mass, gap = labels["tail"].astype(np.int32).T
+    gap = np.full_like(gap, UNDEFINED_MEAN_GAP) if has_offset else gap
     last, rest = codes[:, -1], num_classes - codes.shape[1]
     ascending = np.sort(classes, axis=1)
     is_saturated = last >= SATURATED_CODE

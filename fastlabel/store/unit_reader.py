@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlabel.errors import ManifestMismatchError
+from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store.finding import without_path
 from fastlabel.store.layout import columns
 from fastlabel.store.metadata import Metadata
@@ -30,7 +31,8 @@ class UnitReader:
         index: of the teacher among those of ``metadata.manifest``.
 
     Attributes:
-        teacher: its number in the store. num_classes: C of its labels. arrays: the names of its arrays.
+        teacher: its number in the store. num_classes: C of its labels. has_offset: whether
+            these keep their mean logit. arrays: the names of its arrays.
     """
 
     def __init__(self, metadata: Metadata, index: int) -> None:
@@ -38,6 +40,7 @@ class UnitReader:
         self.teacher, self._metadata = metadata.numbers[index], metadata
         codec = metadata.manifest.teachers[index].codec
         self.num_classes = codec.num_classes
+        self.has_offset = isinstance(codec, TransformCodec) and codec.logit_offset
         self._unit, self._columns = metadata.manifest.unit, columns(codec)
         self.arrays = tuple(self._columns)
         self.manifest_digest = metadata.manifest.digest(index)

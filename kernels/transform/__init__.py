@@ -3,7 +3,9 @@
 from fastlabel.kernels.transform.op import transform_probabilities
 from fastlabel.kernels.transform.reference import (
     LARGEST_CODE,
+    decode_offset_reference,
     decoded_logits_reference,
+    encode_offset_reference,
     encode_transform_reference,
     finite_centred,
     largest_coefficients,
@@ -11,7 +13,9 @@ from fastlabel.kernels.transform.reference import (
 
 __all__ = [
     "LARGEST_CODE",
+    "decode_offset_reference",
     "decoded_logits_reference",
+    "encode_offset_reference",
     "encode_transform_reference",
     "finite_centred",
     "largest_coefficients",

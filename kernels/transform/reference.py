@@ -25,16 +25,32 @@ from fastlabel.kernels.label_format import (
 )
 
 LARGEST_CODE = 127
+OFFSETS_PER_NAT, ZERO_OFFSET = 64, 32768  # of a mean logit
 ROUND_UP = 0.3  # a coefficient's part of a step that is not below 1 - this goes to the next code away from zero
 
 
 def finite_centred(logits_BC: Tensor) -> Tensor:
     """Logits as float64 [B, C] without their mean; one of -inf counts as the least finite one of its row."""
+    z_BC = _finite(logits_BC)
+    return z_BC - z_BC.mean(1, keepdim=True)
+
+
+def _finite(logits_BC: Tensor) -> Tensor:
     z_BC = logits_BC.detach().to(torch.float64)
     hole_BC = z_BC == -torch.inf
     least_B1 = z_BC.masked_fill(hole_BC, torch.inf).amin(1, keepdim=True)
-    z_BC = torch.where(hole_BC, least_B1, z_BC)
-    return z_BC - z_BC.mean(1, keepdim=True)
+    return torch.where(hole_BC, least_B1, z_BC)
+
+
+def encode_offset_reference(logits_BC: Tensor) -> Tensor:
+    """Codes uint16 [B] of the mean logit, which `finite_centred` takes away: 1/64 nat, from -512 nats to below 512."""
+    codes_B = (_finite(logits_BC).mean(1) * OFFSETS_PER_NAT + 0.5).floor().clamp(-ZERO_OFFSET, ZERO_OFFSET - 1)
+    return (codes_B + ZERO_OFFSET).to(torch.int32).to(torch.int16).view(torch.uint16)
+
+
+def decode_offset_reference(codes_B: Tensor) -> Tensor:
+    """Mean logits float32 [B], nats."""
+    return (widen(codes_B) - ZERO_OFFSET).to(torch.float32) / OFFSETS_PER_NAT
 
 
 def encode_transform_reference(logits_BC: Tensor, mean_C: Tensor, components_RC: Tensor, step: float) -> Tensor:

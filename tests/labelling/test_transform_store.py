@@ -175,3 +175,22 @@ def test_a_goal_chooses_the_codec_once(make_store: Maker, cli: Callable[..., Res
     for option, value in (("--keep-information", "0.9"), ("--keep-information", "1.5@T4"), ("--max-kl", "x@T1")):
         result = cli("cache-labels", photos, "none.zarr", "--teacher", "none", "--views", 1, option, value)
         assert result.exit_code and "expected" in result.stderr
+
+
+def test_a_store_may_keep_the_mean_logit(make: Maker, beton: Path, tmp_path: Path) -> None:
+    plain, path = make("plain"), make("offset", logit_offset=True)
+    found = verify_store(path, beton, [make_teacher()])
+    assert not found.findings and found.labels_recomputed
+    one, other = (LabelStore.open(folder).plane(0).labels for folder in (path, plain))
+    assert isinstance(one, TransformLabels) and isinstance(other, TransformLabels)
+    assert one.mean_logits is not None and other.mean_logits is None
+    assert torch.equal(one.dense(4.0), other.dense(4.0))
+    with pytest.raises(ManifestMismatchError, match="logit_offset"):
+        make("offset")
+    with pytest.raises(ManifestMismatchError, match="logit_offset"):
+        make("plain", logit_offset=True)
+    with pytest.raises(InputError, match="give --transform"):
+        make("topk", transform=None, logit_offset=True)
+    assert not (tmp_path / "topk.zarr").exists()
+    copy_store(path, tmp_path / "copy.zarr")
+    assert digests(tmp_path / "copy.zarr") == digests(path)

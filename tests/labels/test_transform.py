@@ -18,6 +18,7 @@ from fastlabel import SparseLabels, TopKCodec, TransformCodec, TransformLabels, 
 from fastlabel.errors import InputError
 from fastlabel.labelling.codec_choice import Goal, frontier, of_transform, try_codecs
 from fastlabel.labels.basis import TransformBasis
+from fastlabel.labels.dense_losses import mse_logits
 from fastlabel.labels.information import true_information_kept
 from fastlabel.labels.topk import concatenate
 from fastlabel.labels.transform_codec import codec_from_dict
@@ -267,3 +268,35 @@ def test_logits_are_averaged_over_teachers() -> None:
 def test_a_basis_of_more_than_a_gigabyte_is_refused() -> None:
     with pytest.raises(InputError, match="fewer components"):
         TransformCodec(1, 200_000, 4_000, 1.0)
+
+
+def test_the_mean_logit_is_kept_where_it_is_asked_for() -> None:
+    logits = some_logits(6, seed=13) + torch.tensor([0.0, 3.5, -70.0, 511.0, 4000.0, -4000.0])[:, None]
+    codec = TransformCodec.of(BASIS, K, 0.25, logit_offset=True)
+    labels, plain = codec.encode(logits), CODEC.encode(logits)
+    assert isinstance(labels, TransformLabels) and isinstance(plain, TransformLabels)
+    assert plain.mean_logits is None and labels.mean_logits is not None
+    wanted = logits.mean(1).clamp(-512, 512 - 1 / 64)
+    torch.testing.assert_close(labels.mean_logits, wanted, atol=1 / 128 + 1e-4, rtol=0)
+    stored = codec.arrays(labels)["tail"][:, 1].astype(int)  # as docs/format.md says
+    np.testing.assert_allclose((stored - 32768) / 64, wanted.numpy(), atol=1 / 128 + 1e-4)
+    # All else is as without it, and every way of taking labels keeps it.
+    torch.testing.assert_close(labels.dense(4.0), plain.dense(4.0), atol=0, rtol=0)
+    torch.testing.assert_close(labels.head.dense(4.0), plain.head.dense(4.0), atol=0, rtol=0)
+    rows = torch.tensor([2, 1])
+    for some in (labels[rows], labels.take(rows), pickle.loads(pickle.dumps(labels.take(rows)))):
+        assert torch.equal(some.mean_logits, labels.mean_logits[rows])
+    assert codec_from_dict(codec.to_dict()) == codec and codec.to_dict()["logit_offset"] is True
+    assert "logit_offset" not in CODEC.to_dict()
+
+
+def test_mse_of_logits_is_absolute_where_their_mean_is_kept() -> None:
+    logits, student = some_logits(4, seed=14) + 3.0, some_logits(4, seed=15)
+    fine = TransformBasis.from_logits(some_logits(400), C - 1)
+    for has_offset in (True, False):
+        labels = TransformCodec.of(fine, K, 0.4, logit_offset=has_offset).encode(logits)
+        gap = student - logits
+        wanted = (gap if has_offset else gap - gap.mean(1, keepdim=True)).square().mean(1)
+        torch.testing.assert_close(mse_logits(student, labels), wanted, atol=0.05, rtol=0.1)  # coefficients have steps
+        moved = mse_logits(student + 1.0, labels) - mse_logits(student, labels)
+        assert bool((moved.abs() > 0.1).all()) == has_offset and (has_offset or bool((moved.abs() < 1e-3).all()))
