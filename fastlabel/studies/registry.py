@@ -18,6 +18,7 @@ STUDIES = {  # name: help line
     "ensemble": "Labels averaged over experts, logits or probabilities.",
     "selection": "Images by decile of the expert's cross-entropy, stratified, or random.",
     "label-use": "Temperatures and their schedules, kept classes and losses, from the same stored labels.",
+    "learned-labels": "Labels learned through short unrolled students, against the expert's.",
     "structure": "Labels shuffled beyond the first class, or smoothed to equal entropy, against the real ones.",
 }
 

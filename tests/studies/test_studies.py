@@ -33,6 +33,7 @@ GRIDS = {
     "selection": {"ipc": (2,), "strategy": ("0", "9", "stratified", "random")},
     "label-use": {"ipc": (2,), "temperature": ("1", "cosine:20,2"), "keep": ("all", "2"), "label-loss": ("kl", "gift")},
     "structure": {"ipc": (1, 3), "epoch": (1, 3)},
+    "learned-labels": {"ipc": (1,), "epoch": (1, 3), "updates": (2,), "window": (2,)},
 }
 CELLS = {
     "baseline": 4,
@@ -45,6 +46,7 @@ CELLS = {
     "selection": 8,
     "label-use": 2 * 2 + 1,
     "structure": 2 * 3 * 2 + 2,
+    "learned-labels": 5,
 }
 
 
