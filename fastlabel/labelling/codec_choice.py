@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -41,6 +41,7 @@ CODES = (
     110,
 )  # steps in the largest coefficient: of any scale
 TOP_K = (16, 32, 100)  # of labels without a transform, for comparison
+REFINED, HALVINGS = 3, 3  # of so many pairs of K and R the step is then looked for more finely, in so many trials
 MOST_VALUES = 256_000  # of logits that each candidate is tried on
 _AT = re.compile(r"(?P<value>[0-9.]+)@T(?P<temperature>[0-9.]+)")
 
@@ -134,13 +135,42 @@ def try_codecs(fitted_MC: Tensor, tested_NC: Tensor, goal: Goal, k: int | None =
     rows = max(32, MOST_VALUES // tested_NC.shape[1])
     # Evenly, so that all views and samples have their share.
     some = tested_NC[:: -(-len(tested_NC) // rows)]
-    return [_tried(codec, tested_NC, some, goal) for codec in _candidates(fitted_MC, tested_NC, k, goal.logit_offset)]
+    whole = TransformBasis.from_logits(fitted_MC)
+    candidates = _candidates(whole, tested_NC, k, goal.logit_offset)
+    choices = [_tried(codec, tested_NC, some, goal) for codec in candidates]
+
+    def tried(one: Choice, step: float) -> Choice:
+        basis = whole.first(one.components or 1)
+        codec = TransformCodec.of(basis, one.k, step, logit_offset=goal.logit_offset)
+        return _tried(codec, tested_NC, some, goal)
+
+    return choices + list(_refined(choices, goal, tried))
 
 
-def _candidates(fitted_MC: Tensor, tested_NC: Tensor, k: int | None, logit_offset: bool) -> Iterator[TopKCodec]:
+def _refined(choices: list[Choice], goal: Goal, tried: Callable[[Choice, float], Choice]) -> Iterator[Choice]:
+    """Choices whose steps lie between the best ones that meet the goal and their neighbours that do not."""
+    pairs: dict[tuple[int, int | None], list[Choice]] = {}
+    for choice in of_transform(choices):
+        pairs.setdefault((choice.k, choice.components), []).append(choice)
+    best = [goal.best(of_pair) for of_pair in pairs.values() if any(map(goal.met_by, of_pair))]
+    best.sort(key=lambda one: -sum(one.kept) if goal.bytes is not None else one.bytes)
+    for good in best[:REFINED]:
+        assert good.step is not None
+        steps = [one.step for one in pairs[good.k, good.components] if one.step and not goal.met_by(one)]
+        beyond = [step for step in steps if (step < good.step) == (goal.bytes is not None)]
+        if not beyond:
+            continue
+        meets, fails = good.step, max(beyond) if goal.bytes is not None else min(beyond)
+        for _ in range(HALVINGS):
+            step = float(f"{math.sqrt(meets * fails):.3g}")
+            choice = tried(good, step)
+            meets, fails = (step, fails) if goal.met_by(choice) else (meets, step)
+            yield choice
+
+
+def _candidates(whole: TransformBasis, tested_NC: Tensor, k: int | None, logit_offset: bool) -> Iterator[TopKCodec]:
     num_classes = tested_NC.shape[1]
     heads = [k] if k is not None else sorted({min(head, num_classes) for head in HEADS})
-    whole = TransformBasis.from_logits(fitted_MC)
     for components in sorted({min(count, whole.num_components) for count in COMPONENTS}):
         basis = whole.first(components)
         largest = largest_coefficients(tested_NC, basis.mean, basis.components).quantile(0.99)

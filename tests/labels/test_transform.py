@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastlabel import SparseLabels, TopKCodec, TransformCodec, TransformLabels, label_ops, soft_cross_entropy
 from fastlabel.errors import InputError
-from fastlabel.labelling.codec_choice import Goal, frontier, of_transform, try_codecs
+from fastlabel.labelling.codec_choice import CODES, HALVINGS, Goal, frontier, of_transform, try_codecs
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.dense_losses import mse_logits
 from fastlabel.labels.information import true_information_kept
@@ -205,14 +205,20 @@ def test_tail_models_are_of_the_top_k_alone(tail: str) -> None:
 
 def test_a_goal_takes_the_cheapest_codec_that_meets_it() -> None:
     fitted, tested = some_logits(400), some_logits(100, seed=20)
+    all_met = []
     for goal in (Goal(bytes=14), Goal(keep=(0.8, 4.0)), Goal(max_kl=(0.1, 1.0))):
         choices = try_codecs(fitted, tested, goal, k=2)
         best = goal.best(of_transform(choices))
         assert goal.met_by(best) and best.k == 2
         if goal.bytes is None:
             assert not any(goal.met_by(one) and one.bytes < best.bytes for one in of_transform(choices))
+        # Between the best step of the grid and its neighbour that misses the goal, others were tried.
+        of_pair = [one for one in choices if (one.k, one.components) == (best.k, best.components)]
+        assert len(of_pair) == len(CODES) + (0 if all(map(goal.met_by, of_pair)) else HALVINGS)
+        all_met.append(all(map(goal.met_by, of_pair)))
         listed = frontier(choices)
         assert [one.bytes for one in of_transform(listed)] == sorted(one.bytes for one in of_transform(listed))
+    assert not all(all_met)
     with pytest.raises(InputError, match="nearest"):
         Goal(bytes=1).best(of_transform(choices))
 
