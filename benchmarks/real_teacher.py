@@ -6,7 +6,7 @@ labels are of photos that neither the basis nor the choice of a codec has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastlabel.benchmarks.big_store import HEIGHT, WIDTH, make_manifest
+from fastlabel.benchmarks.peers import fkd, tinyvit
+from fastlabel.benchmarks.question import OURS, PEER, Plot
 from fastlabel.inspection.inspect import inspect_store
 from fastlabel.labelling.codec_choice import Goal, of_transform, try_codecs
 from fastlabel.labels.basis import TransformBasis
@@ -32,6 +34,7 @@ TEMPERATURES = (1.0, 2.0, 4.0, 20.0)
 TOP_K = (16, 32, 100)
 TRANSFORMS = ((4, 128, 6.0), (4, 128, 4.0), (4, 256, 4.0), (4, 256, 3.0), (8, 256, 3.0))  # K, R, step
 BUDGETS = (32, 46)
+FKD_CROPS = 200  # in a file of the peers that have one for several
 FLOOR = 2.0**-24  # of a class's probability over C, where a format's rounding leaves it nothing
 
 
@@ -76,7 +79,11 @@ def teacher_logits(photos: Path, count: int) -> Tensor:
 
 def rows(photos: Path, folder: Path, count: int) -> RealRows:
     """Every format, on the fourth of the photos that the basis has not seen."""
-    logits_NVC = teacher_logits(photos, count)
+    return rows_of(teacher_logits(photos, count), folder)
+
+
+def rows_of(logits_NVC: Tensor, folder: Path) -> RealRows:
+    """The same of logits [N, V, C] that are there."""
     order = torch.randperm(len(logits_NVC), generator=torch.Generator().manual_seed(0))
     fitted = len(order) * 3 // 4
     # One crop of all photos, then the next: in a plane too, neighbours are of different photos.
@@ -116,9 +123,66 @@ def _formats(known_VNC: Tensor, tested_NC: Tensor, folder: Path) -> Iterator[Rea
         codec = TransformCodec.of(whole.first(best.components), best.k, best.step)
         name = f"--budget {budget}: top {best.k}, {best.components} components, step {best.step:g}"
         yield _stored(name, codec, tested_NC, folder)
+    yield from _peers(tested_NC, folder)
     half_NC = tested_NC.half().double()
     lost = tuple(_lost(tested_NC, lambda T: torch.softmax(half_NC / T, 1), T) for T in TEMPERATURES)
     yield RealRow("dense fp16 logits", 2.0 * num_classes, lost)
+
+
+def _peers(tested_NC: Tensor, folder: Path) -> Iterator[RealRow]:
+    """The formats of others, in files that are written; what is not kept is shared evenly by the other classes."""
+    num_classes = tested_NC.shape[1]
+    labels, crops = fkd.encode(tested_NC), min(FKD_CROPS, len(tested_NC))
+    file = folder / "fkd.pt"
+    fkd.write_image(file, torch.zeros(crops, 5, dtype=torch.int32), HEIGHT, WIDTH, labels[:crops])
+    yield _peer(f"FKD, top {fkd.K}", file.stat().st_size / crops, tested_NC, fkd.dense(labels, num_classes))
+    file = folder / "tinyvit.bin"
+    file.write_bytes(tinyvit.encode(tested_NC, np.zeros(len(tested_NC), np.int32)))
+    records = np.fromfile(file, tinyvit.record_type(tinyvit.K))
+    classes, probs = (torch.from_numpy(records[part].copy()) for part in ("classes", "probs"))
+    size = file.stat().st_size / len(tested_NC)
+    yield _peer(f"TinyViT, top {tinyvit.K}", size, tested_NC, tinyvit.dense(classes, probs, num_classes))
+    # Ids and values as LPQLD (arXiv 2410.15919) prunes labels to: the batch of a step in one file.
+    file, k = folder / "lpqld.pt", min(100, num_classes)
+    kept, ids = torch.softmax(tested_NC, 1).topk(k)
+    torch.save((ids[:FKD_CROPS].to(torch.int16), kept[:FKD_CROPS].half()), file)
+    dense = tinyvit.dense(ids, kept.half(), num_classes)
+    yield _peer(f"top {k}, fp16 and int16", file.stat().st_size / crops, tested_NC, dense)
+
+
+def _peer(name: str, size: float, tested_NC: Tensor, label_NC: Tensor) -> RealRow:
+    """Stored probabilities are tempered by powers of them, as a user of such labels can."""
+    log_label_NC = label_NC.double().clamp(min=FLOOR / label_NC.shape[1]).log()
+    lost = tuple(_lost(tested_NC, lambda T: torch.softmax(log_label_NC / T, 1), T) for T in TEMPERATURES)
+    return RealRow(name, size, lost)
+
+
+def plot(rows: Sequence[RealRow]) -> Plot:
+    """Lost shares at T = 1, 4 and 20 over bytes."""
+    kinds = {"top K": "s", "transform": "o", "FKD": "^", "TinyViT": "v", "fp16 and int16": "D"}
+
+    def kind(row: RealRow) -> str:
+        named = [name for name in ("FKD", "TinyViT", "fp16 and int16") if name in row.format]
+        return named[0] if named else "transform" if "components" in row.format else "top K"
+
+    def draw(axes: Any) -> None:
+        for temperature, alpha in ((1.0, 0.35), (4.0, 0.65), (20.0, 1.0)):
+            at = TEMPERATURES.index(temperature)
+            for name, marker in kinds.items():
+                some = sorted(
+                    (r.bytes_per_crop, r.lost[at]) for r in rows if kind(r) == name and "dense" not in r.format
+                )
+                colour = OURS if name in ("top K", "transform") else PEER
+                label = f"{name}, T = 1, 4, 20 from pale to dark" if name == "transform" else name
+                line = "-" if len(some) > 1 else ""
+                axes.plot(
+                    *zip(*some, strict=True), marker=marker, linestyle=line, color=colour, alpha=alpha,
+                    label=label if temperature == 20 else None,
+                )  # fmt: skip
+        axes.set(xscale="log", xlabel="bytes per crop", ylabel="share of KL(teacher, uniform) lost")
+        axes.legend(frameon=False, fontsize=7)
+
+    return draw
 
 
 def _stored(name: str, codec: TopKCodec, tested_NC: Tensor, folder: Path) -> RealRow:

@@ -172,6 +172,7 @@ def answer(setup: Setup) -> Answer:
         "shapes": {n: list(of.shape) for n, of in sets.items()},
     }
     figures |= {"rows": rows}
+    plot = _plot([row for row in rows if row.labels == SYNTHETIC])
     if (
         setup.photos is not None
         and not any(path.is_dir() for path in setup.photos.iterdir())
@@ -181,8 +182,9 @@ def answer(setup: Setup) -> Answer:
         figures |= {"real_teacher": real.figures}
         table += real.table
         notes += real.notes
+        plot = real_teacher.plot(real.figures["rows"])
     heads = ("labels, format", "K", "bytes/crop", "KL, nats", "with zeros")
-    return Answer(QUESTION, figures, heads, table, notes, _plot([row for row in rows if row.labels == SYNTHETIC]))
+    return Answer(QUESTION, figures, heads, table, notes, plot)
 
 
 def _entropy(logits_BC: Tensor) -> float:
