@@ -34,6 +34,13 @@ OF_TENSORS = {
     help="With smart: images of more raw bytes than this become JPEGs.",
 )
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.option(
+    "--restart-interval",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="MCUS",
+    help="Restart markers in the JPEGs, one after so many blocks. [default: 0, none]",
+)
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, every core]")
 @click.option("--skip-broken", is_flag=True, help="Leave unreadable images out and list them, instead of stopping.")
 @click.option("--force", is_flag=True, help="Replace OUT.beton if it exists.")

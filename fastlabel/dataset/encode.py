@@ -12,6 +12,7 @@ from fastlabel.errors import InputError
 
 WRITE_MODES = ("jpg", "raw", "smart")
 MAX_JPEG_SIDE = 65500  # of libjpeg
+MAX_RESTART_INTERVAL = 65535  # a JPEG keeps it in 16 bits
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Encoded:
 @dataclass(frozen=True)
 class Encoder:
     """How images are stored. `smart` without a threshold keeps the smaller of JPEG and raw pixels; with one,
-    images above that many raw bytes become JPEGs, as in ffcv.
+    images above that many raw bytes become JPEGs, as in ffcv. `restart_interval` is in MCUs (the blocks of 8 or 16
+    pixels that a JPEG codes as one), 0 for no restart markers (ITU-T T.81, B.2.4.4): the pixels are the same with them.
     """
 
     write_mode: str = "jpg"
     max_resolution: int | None = None
     jpeg_quality: int = 90
     smart_threshold: int | None = None
+    restart_interval: int = 0
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
@@ -44,6 +47,13 @@ class Encoder:
             raise InputError("a smart threshold needs write mode smart")
         if self.smart_threshold is not None and self.smart_threshold < 0:
             raise InputError(f"smart threshold {self.smart_threshold}: expected a number of bytes")
+
+        if not 0 <= self.restart_interval <= MAX_RESTART_INTERVAL:
+            raise InputError(
+                f"restart interval {self.restart_interval}: expected 0 (no markers) to {MAX_RESTART_INTERVAL} MCUs"
+            )
+        if self.restart_interval and self.write_mode == "raw":
+            raise InputError("a restart interval needs JPEGs: expected write mode jpg or smart, not raw")
 
     def encode(self, image: np.ndarray) -> Encoded:
         """RGB uint8 [H, W, 3], made smaller where needed, as it will be stored; the bytes are those of ffcv's writer.
@@ -69,6 +79,8 @@ class Encoder:
                 "or smart, or --max-resolution"
             )
         options = [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality]
+        if self.restart_interval:
+            options += [cv2.IMWRITE_JPEG_RST_INTERVAL, self.restart_interval]
         done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
         if not done:
             raise UnreadableImageError(f"{width}x{height} pixels: OpenCV cannot make a JPEG of it")

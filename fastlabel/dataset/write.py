@@ -53,6 +53,7 @@ def write_dataset(
     max_resolution: int | None = None,
     jpeg_quality: int = 90,
     smart_threshold: int | None = None,
+    restart_interval: int = 0,
     workers: int = 0,
     skip_broken: bool = False,
     force: bool = False,
@@ -61,6 +62,7 @@ def write_dataset(
     """Write `source` (see open_source) to `out`, and its class names to `out`.json beside it.
 
     write_mode: jpg, raw, smart, or None for the source's own: raw for the digits, jpg for the others.
+    restart_interval: MCUs between restart markers of the JPEGs, 0 for none.
     workers: threads that read and encode; 0 takes every core. skip_broken: leave unreadable images out (the
     report lists them) instead of stopping at the first. `out` appears whole or not at all.
     Raises InputError for arguments, DatasetError for the data.
@@ -72,9 +74,10 @@ def write_dataset(
         raise InputError(f"{out} cannot be a file: expected a name inside an existing folder")
     if out.exists() and not force:
         raise DatasetError(f"{out} exists: choose another name, or pass --force to replace it")
-    Encoder(write_mode or "jpg", max_resolution, jpeg_quality, smart_threshold)  # before the source is read
+    options = (max_resolution, jpeg_quality, smart_threshold, restart_interval)
+    Encoder(write_mode or "jpg", *options)  # before the source is read
     opened = open_source(source)
-    encoder = Encoder(write_mode or opened.write_mode, max_resolution, jpeg_quality, smart_threshold)
+    encoder = Encoder(write_mode or opened.write_mode, *options)
     with new_file(out, replace=force, error=DatasetError) as handle:
         beton = BetonFile(handle, max_samples=len(opened))
         written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)

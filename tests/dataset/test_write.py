@@ -127,6 +127,24 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(photo_folder, out, mod
     assert written[0] == written[1] == written[2]
 
 
+@pytest.mark.parametrize("interval", [1, 3, 65535])
+def test_restart_markers_change_no_pixel(photo_folder, out, interval):
+    """The interval is in the header, markers are there unless it is longer than the image, and FFCV's fields agree."""
+    plain, marked = out.with_name("plain.beton"), out
+    write_dataset(photo_folder, plain, progress=False)
+    written = set()
+    for workers in (1, 3):
+        write_dataset(photo_folder, marked, restart_interval=interval, workers=workers, force=True, progress=False)
+        for before, after in zip(stored(plain), stored(marked), strict=True):
+            assert b"\xff\xdd\x00\x04" + interval.to_bytes(2) in after[3]
+            assert (b"\xff\xd0" in after[3]) == (interval < 65535)
+            assert before[:3] == after[:3] and before[4] == after[4]
+            first, second = (np.asarray(Image.open(io.BytesIO(payload))) for payload in (before[3], after[3]))
+            assert np.array_equal(first, second)
+        written.add(marked.read_bytes())
+    assert len(written) == 1
+
+
 def test_no_payload_crosses_a_page_and_pages_grow(tmp_path, out):
     shapes = [(1000, 1100), (1200, 1300), (1700, 1700), (64, 64), (2400, 1900), (1000, 1100)]
     random = np.random.default_rng(0)
@@ -217,6 +235,9 @@ def test_two_writers_of_one_output_are_refused(photo_folder, out):
         {"workers": -1},
         {"smart_threshold": 10},
         {"write_mode": "smart", "smart_threshold": -1},
+        {"restart_interval": -1},
+        {"restart_interval": 65536},
+        {"write_mode": "raw", "restart_interval": 4},
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(photo_folder, out, options):
