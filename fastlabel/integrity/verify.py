@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fastlabel.errors import InputError, StoreError
 from fastlabel.integrity.report import Recomputed, VerifyReport
 from fastlabel.integrity.units import UnitState, check_units
-from fastlabel.store.finding import Finding, without_path
+from fastlabel.store.finding import Finding
 from fastlabel.store.layout import NODE, UNITS, crops_file
 from fastlabel.store.metadata import Metadata, read_metadata
 from fastlabel.store.units import addresses, count_units
@@ -104,7 +104,7 @@ def _stored_crops(metadata: Metadata) -> list[Finding]:
             assert crops is not None
             crops.view(view)
         except StoreError as error:
-            problem = f"{without_path(error, metadata.path / file)}; import the labels again"
+            problem = f"{str(error).removeprefix(f'{metadata.path / file}: ')}; import the labels again"
             findings.append(Finding("error", file, problem))
     return findings
 

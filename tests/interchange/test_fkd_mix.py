@@ -14,10 +14,13 @@ from click.testing import Result
 
 import fastlabel
 from fastlabel.dataset.beton import Beton
+from fastlabel.errors import ManifestMismatchError
 from fastlabel.images.loader import ImageLoader
 from fastlabel.interchange.fkd_mix import export_fkd_mix, import_fkd_mix
+from fastlabel.labelling.cache import cache_labels
 from fastlabel.store.store import LabelStore
 from tests.interchange.fkd_files import write_fkd_mix
+from tests.stores import make_teacher
 
 
 @pytest.fixture
@@ -188,3 +191,17 @@ def test_a_damaged_table_of_crops_is_found(beton: Beton, tmp_path: Path, cli: Ca
     table.write_bytes(other.read_bytes())
     done = cli("verify", tmp_path / "s.zarr")
     assert done.exit_code == 1 and "crops/c/1/0/0" in done.stdout
+    table.unlink()
+    done = cli("verify", tmp_path / "s.zarr")
+    assert done.exit_code == 1 and "error: crops/c/1/0/0: is missing; import" in done.stdout
+
+
+def test_a_copy_keeps_the_crops_and_other_views_do_not_grow_it(
+    beton: Beton, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    write(beton, tmp_path / "fkd", batch_size=5)
+    import_fkd_mix(tmp_path / "fkd", beton, tmp_path / "s.zarr", size=16)
+    assert cli("copy", tmp_path / "s.zarr", tmp_path / "c.zarr").exit_code == 0
+    assert cli("verify", tmp_path / "c.zarr", beton.path).exit_code == 0
+    with pytest.raises(ManifestMismatchError, match='views.name is "stored"'):
+        cache_labels(beton, tmp_path / "s.zarr", teachers=[make_teacher()], views=4, k=2, size=16)
