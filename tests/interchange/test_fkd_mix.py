@@ -203,5 +203,5 @@ def test_a_copy_keeps_the_crops_and_other_views_do_not_grow_it(
     import_fkd_mix(tmp_path / "fkd", beton, tmp_path / "s.zarr", size=16)
     assert cli("copy", tmp_path / "s.zarr", tmp_path / "c.zarr").exit_code == 0
     assert cli("verify", tmp_path / "c.zarr", beton.path).exit_code == 0
-    with pytest.raises(ManifestMismatchError, match='views.name is "stored"'):
+    with pytest.raises(ManifestMismatchError, match=r'views\.name is "stored"'):
         cache_labels(beton, tmp_path / "s.zarr", teachers=[make_teacher()], views=4, k=2, size=16)

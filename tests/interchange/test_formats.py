@@ -16,14 +16,14 @@ from fastlabel.dataset.write import write_dataset
 from fastlabel.interchange.dense import import_dense
 from fastlabel.store.store import LabelStore
 
-VIEWS, CLASSES, K = 8, 3, 4
+VIEWS, CLASSES, K = 32, 3, 4
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Beton, Path]:
     """A store of more than 10,000 labels with crops of its own, of the digits."""
     root = tmp_path_factory.mktemp("formats")
-    write_dataset("digits:train", root / "digits.beton", progress=False)
+    write_dataset("digits:test", root / "digits.beton", progress=False)
     beton = Beton.open(root / "digits.beton")
     shape, random = (VIEWS, beton.num_samples), np.random.default_rng(0)
     logits = random.normal(size=(*shape, 10)).astype(np.float32) * 3
@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Beton, Path]:
 
 
 FORMATS: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
-    "fkd-mix": ("out", ("--batch-size", 1024), ()),
+    "fkd-mix": ("out", ("--batch-size", 128), ()),
     "fkd": ("out", (), ()),
     "tinyvit": ("out", (), ("--crops", "out/crops.npy")),
     "dense npz": ("out.npz", (), ()),
