@@ -22,8 +22,8 @@ from fastlabel.kernels.label_format import (
     widen,
 )
 from fastlabel.labels.indexing import Rows, as_index
-from fastlabel.labels.sparse import SparseLabels
-from fastlabel.system.arguments import one_of
+from fastlabel.labels.sparse import SparseLabels, check_targets
+from fastlabel.system.arguments import integer, one_of
 from fastlabel.system.devices import as_device
 
 
@@ -207,6 +207,26 @@ class TopKLabels:
         """
         probs_BK, tail_B = self.probabilities(temperature)
         return SparseLabels(widen(self.classes).to(torch.int32), probs_BK, tail_B, self.num_classes)
+
+    def entropy(self, temperature: float = 1.0) -> Tensor:
+        """Entropy of each label in nats, float64 [B]: with an even tail, as `dense(temperature)` has it."""
+        from fastlabel.labels.ops.measure import entropy  # the ops import this module
+
+        return entropy(self.sparse(temperature))
+
+    def topk_accuracy(self, targets: Tensor, k: int = 1) -> float:
+        """Share of the B labels that have their target, int64 [B], among their k most probable classes; NaN for B = 0.
+
+        Raises InputError unless k is 1 to K, the classes that labels keep, and targets are B classes.
+        """
+        if not 1 <= integer("k", k) <= self.k:
+            raise InputError(f"k is {k}, expected 1 to the {self.k} classes that these labels keep")
+        one_of("targets", targets, Tensor, "a tensor of integers [B]")
+        check_targets("targets", targets, self.num_classes)
+        if len(targets) != len(self):
+            raise InputError(f"{len(targets)} targets are given for {len(self)} labels, expected one for each")
+        first_BK = widen(self.classes[:, :k]).to(torch.int64)
+        return (first_BK == targets.to(self.device)[:, None]).any(1).double().mean().item()
 
 
 def _from_signed(classes: Tensor, codes: Tensor, tail: Tensor, num_classes: int) -> TopKLabels:

@@ -20,7 +20,7 @@ from fastlabel.labels.topk import TopKLabels
 from fastlabel.labels.transform_codec import TransformCodec
 from fastlabel.store import layout, units
 from fastlabel.store.layout import NODE, SAMPLES, UNITS
-from fastlabel.store.manifest import Manifest
+from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.metadata import Metadata, read_metadata
 from fastlabel.store.plane import LabelPlane
 from fastlabel.store.shard import BY_COLUMN, HARD, encode_chunk
@@ -41,6 +41,13 @@ class LabelStore:
     def __init__(self, metadata: Metadata) -> None:
         self.path, self.manifest, self._metadata = metadata.path, metadata.check(), metadata
         self._readers = [UnitReader(metadata, teacher) for teacher in range(len(self.manifest.teachers))]
+
+    def __repr__(self) -> str:
+        names = ", ".join(info.name for info in self.teachers)
+        return (
+            f"LabelStore({str(self.path)!r}: {self.manifest.num_labelled} samples, {self.num_views} views, "
+            f"{self.num_classes} classes, teachers {names})"
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> LabelStore:
@@ -127,6 +134,11 @@ class LabelStore:
     @property
     def num_classes(self) -> int:
         return self.manifest.dataset.num_classes
+
+    @property
+    def teachers(self) -> tuple[TeacherInfo, ...]:
+        """What the store says of each teacher: name, network, normalisation, precision, codec."""
+        return self.manifest.teachers
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -124,3 +124,27 @@ def test_tensors_that_are_not_labels():
     ]:
         with pytest.raises(InputError, match=f"not labels: .*{message}"):
             TopKLabels(*arguments)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_entropy_is_that_of_the_dense_labels(labels, temperature):
+    probs = labels.dense(temperature).double()
+    wanted = -(probs * probs.log()).sum(1)
+    torch.testing.assert_close(labels.entropy(temperature), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="temperature"):
+        labels.entropy(0)
+
+
+def test_topk_accuracy(labels):
+    kept = labels.dense().topk(4).indices
+    assert labels.topk_accuracy(labels.classes[:, 0].to(torch.int64)) == 1
+    other = torch.tensor([int(c) + 1 if int(c) + 1 < labels.num_classes else 0 for c in kept[:, 0]])
+    wanted = [(row[:3] == target).any().item() for row, target in zip(kept, other, strict=True)]
+    assert labels.topk_accuracy(other, 3) == pytest.approx(sum(wanted) / 6)
+    third = labels.classes[:, 2].to(torch.int64)
+    assert (labels.topk_accuracy(third, 2), labels.topk_accuracy(third, 3)) == (0, 1)
+    half = torch.where(torch.arange(6) < 3, labels.classes[:, 1].to(torch.int64), third)
+    assert labels.topk_accuracy(half, 2) == 0.5
+    for targets, k in ((third, 5), (third, 0), (third[:2], 1), (third.float(), 1), (third + labels.num_classes, 1)):
+        with pytest.raises(InputError):
+            labels.topk_accuracy(targets, k)
