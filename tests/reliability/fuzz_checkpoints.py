@@ -164,12 +164,12 @@ def _odd_value(random: Random, value: object) -> Any:
 
 
 def _odd_tensor(random: Random, value: Tensor) -> Tensor:
-    if value.layout != torch.strided or value.numel() > 10**8:
+    if value.layout != torch.strided or not 0 < value.numel() <= 10**8:
         return value  # it is odd enough, and changes no more
     choices: list[Callable[[], Tensor]] = [
         lambda: value.char(),
         lambda: value.half(),
-        lambda: value.double(),
+        lambda: value.double() if not value.is_complex() else value,
         lambda: value.to(torch.complex64),
         lambda: value.bool(),
         lambda: value * torch.nan,
