@@ -43,6 +43,7 @@ OF_TENSORS = {
 )
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, every core]")
 @click.option("--skip-broken", is_flag=True, help="Leave unreadable images out and list them, instead of stopping.")
+@click.option("--classes", metavar="FILE|OTHER.beton", help="Number the classes as these are: names, one a line.")
 @click.option("--force", is_flag=True, help="Replace OUT.beton if it exists.")
 @click.option("--labels", "labels_out", type=click.Path(path_type=Path), help="tensors: a store for their soft labels.")
 @click.option("--label-values", type=click.Choice(["logits", "probabilities"]), help="tensors: what soft labels are.")
@@ -54,7 +55,8 @@ OF_TENSORS = {
 def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """Write the images of SRC into one file, OUT.beton, and the class names into OUT.beton.json.
 
-    SRC is a folder of class folders (any image that Pillow reads), digits:train, digits:test, or
+    SRC is a folder of class folders (any image that Pillow reads), digits:train, digits:test,
+    wds:PATTERN (tars of KEY.jpg and KEY.cls), or
     torchvision:CLASS:ROOT:train, as in torchvision:CIFAR10:data:train (already downloaded), or tensors:IMAGES,LABELS
     (.pt, .npz, .h5, ...), one file or two: docs/interchange.md.
     """
@@ -65,6 +67,8 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     if source.startswith("tensors:"):
         from fastlabel.interchange.distilled import write_distilled
 
+        if options.pop("classes") is not None:
+            raise click.UsageError("--classes: tensors:... take --classes-of OTHER.beton")
         done = write_distilled(source, out, **given, **options)
         report = done.dataset
         if done.exact is not None and not as_json:

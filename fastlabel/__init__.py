@@ -11,6 +11,7 @@ from fastlabel.system.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fastlabel import label_ops
+    from fastlabel.dataset.write import write_dataset
     from fastlabel.errors import FastlabelError
     from fastlabel.labelling.cache import cache_labels
     from fastlabel.labels.codec import TopKCodec
@@ -48,6 +49,7 @@ _HOMES = {
     "label_ops": "",
     "soft_cross_entropy": "labels.loss",
     "teacher": "teachers.own",
+    "write_dataset": "dataset.write",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "label_ops",
     "soft_cross_entropy",
     "teacher",
+    "write_dataset",
 ]
 
 __getattr__ = lazy_names(__name__, _HOMES)

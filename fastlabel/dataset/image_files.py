@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,8 +30,17 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises UnreadableImageError for whatever cannot be read whole, or has no defined range of values.
     """
+    return _read(lambda: open(open_regular(path), "rb"))
+
+
+def read_image_bytes(data: bytes) -> np.ndarray:
+    """As `read_image`, of a file's bytes."""
+    return _read(lambda: io.BytesIO(data))
+
+
+def _read(opened: Callable[[], BinaryIO]) -> np.ndarray:
     try:
-        with open(open_regular(path), "rb") as file, Image.open(file) as image:
+        with opened() as file, Image.open(file) as image:
             pixels = _jpeg_pixels(file, image) if image.format in ("JPEG", "MPO") else None
             return to_rgb(image) if pixels is None else pixels
     except FileNotFoundError as error:

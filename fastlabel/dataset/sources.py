@@ -19,6 +19,8 @@ from fastlabel.errors import DatasetError, InputError
 
 # What file managers and disk stations leave behind, besides hidden files.
 LEFT_BEHIND = {"thumbs.db", "desktop.ini", "@eadir", "@recycle", "#recycle", "__macosx", "lost+found"}
+# A folder of all images, without classes, as Tiny-ImageNet's val/images.
+NO_CLASS = {"images", "image", "imgs", "img", "jpegs", "jpegimages"}
 
 
 class Source(Protocol):
@@ -40,8 +42,14 @@ class Source(Protocol):
 def open_source(source: str | Path | Source) -> Source:
     """The source that SRC names; InputError (DatasetError for missing data) when there is none."""
     if not isinstance(source, (str, Path)):
-        return source
+        from fastlabel.dataset.torch_source import TorchSource
+
+        return source if hasattr(source, "sample") else TorchSource(source)
     text = str(source)
+    if text.startswith("wds:"):
+        from fastlabel.dataset.tar_source import TarSource
+
+        return TarSource(text)
     if text.startswith("digits:"):
         return DigitsSource(text)
     if text.startswith("torchvision:"):
@@ -66,6 +74,7 @@ class FolderSource:
         if not folders:
             raise DatasetError(f"{root} holds no class folders: expected one folder of images for every class")
         self.classes = [_utf8_name(folder) for folder in folders]
+        self.one_folder = folders[0] if len(folders) == 1 and folders[0].name.lower() in NO_CLASS else None
         self._files: list[Path] = []
         self._targets: list[int] = []
         for target, folder in enumerate(folders):

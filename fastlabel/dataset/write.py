@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -15,6 +15,7 @@ from typing import Any
 from fastlabel.dataset.beton_writer import BetonFile
 from fastlabel.dataset.class_names import class_names_path
 from fastlabel.dataset.encode import Encoded, Encoder
+from fastlabel.dataset.given_classes import Renumbered, given_names
 from fastlabel.dataset.image_files import UnreadableImageError
 from fastlabel.dataset.sources import Source, open_source
 from fastlabel.errors import DatasetError, InputError
@@ -46,7 +47,7 @@ class WriteReport:
 
 
 def write_dataset(
-    source: str | Path | Source,
+    source: str | Path | Source | Any,
     out: str | Path,
     *,
     write_mode: str | None = None,
@@ -58,8 +59,12 @@ def write_dataset(
     skip_broken: bool = False,
     force: bool = False,
     progress: bool = True,
+    classes: str | os.PathLike[str] | Sequence[str] | None = None,
 ) -> WriteReport:
     """Write `source` (see open_source) to `out`, and its class names to `out`.json beside it.
+
+    source: a folder, a name, or any torch dataset whose items are (image, class). classes: names in order, a text file
+    of them, or another .beton: a class gets its number there, as a validation set needs those of its training set.
 
     write_mode: jpg, raw, smart, or None for the source's own: raw for the digits, jpg for the others.
     restart_interval: MCUs between restart markers of the JPEGs, 0 for none.
@@ -76,13 +81,14 @@ def write_dataset(
         raise DatasetError(f"{out} exists: choose another name, or pass --force to replace it")
     options = (max_resolution, jpeg_quality, smart_threshold, restart_interval)
     Encoder(write_mode or "jpg", *options)  # before the source is read
-    opened = open_source(source)
+    opened = _with_classes(open_source(source), source, classes)
     encoder = Encoder(write_mode or opened.write_mode, *options)
     with new_file(out, replace=force, error=DatasetError) as handle:
         beton = BetonFile(handle, max_samples=len(opened))
         written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)
         nbytes = beton.finish()
-        _write_class_names(out, written.classes, str(source))
+        named = source if isinstance(source, (str, Path)) else type(source).__name__
+        _write_class_names(out, written.classes, str(named))
     return WriteReport(
         str(out),
         written.num_samples,
@@ -92,6 +98,21 @@ def write_dataset(
         tuple(written.left_out),
         tuple(opened.not_images),
     )
+
+
+def _with_classes(opened: Source, source: Any, classes: Any) -> Source:
+    """The source with the classes that are given. DatasetError for one whose only class can be none."""
+    if classes is not None:
+        names = given_names(classes)
+        if opened.classes:
+            return Renumbered(opened, names)
+        opened.classes = names
+    elif getattr(opened, "one_folder", None) is not None:
+        raise DatasetError(
+            f"{source} has one folder, {opened.classes[0]}, which looks like all images and not like a class: sort "
+            "them into a folder for each class; if it is one, name it with --classes FILE"
+        )
+    return opened
 
 
 @dataclass(frozen=True)
