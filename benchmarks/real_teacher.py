@@ -142,7 +142,7 @@ def _peers(tested_NC: Tensor, folder: Path) -> Iterator[RealRow]:
     classes, probs = (torch.from_numpy(records[part].copy()) for part in ("classes", "probs"))
     size = file.stat().st_size / len(tested_NC)
     yield _peer(f"TinyViT, top {tinyvit.K}", size, tested_NC, tinyvit.dense(classes, probs, num_classes))
-    # Ids and values as LPQLD (arXiv 2410.15919) prunes labels to: the batch of a step in one file.
+    # Ids and values as LPQLD (arXiv 2604.18135) prunes labels to: the batch of a step in one file.
     file, k = folder / "lpqld.pt", min(100, num_classes)
     kept, ids = torch.softmax(tested_NC, 1).topk(k)
     torch.save((ids[:FKD_CROPS].to(torch.int16), kept[:FKD_CROPS].half()), file)
