@@ -7,12 +7,16 @@ they would be measured with settings that none of their users has.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import statistics
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from fastlabel.benchmarks.cpu_time import tree_cpu_seconds
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -32,14 +36,34 @@ class Isolated:
         self._process.start()
         other.close()
         self.result: Any = None
+        self._cpu_seconds: list[float | None] = []
 
     def __call__(self) -> Any:
         """Run the case once; what it returns is kept as ``result``. RuntimeError with the traceback if it fails.
 
         The first call waits until it is made: several can be made at the same time.
         """
+        # Asked for first, so that what it took to make the case is not counted.
+        before = self._tree_seconds()
         self.result = self._ask("run")
+        after = self._tree_seconds()
+        self._cpu_seconds.append(None if before is None or after is None else after - before)
         return self.result
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time of a run, of its process and all below it: median, less the first run; None where unknown.
+
+        Raises RuntimeError before the second run.
+        """
+        runs = self._cpu_seconds[1:]
+        if not runs:
+            raise RuntimeError("the first run warms up: run the case twice before its processor time is asked for")
+        known = [seconds for seconds in runs if seconds is not None]
+        return statistics.median(known) if len(known) == len(runs) else None
+
+    def _tree_seconds(self) -> float | None:
+        value: float | None = self._ask("cpu")
+        return value
 
     def memory_bytes(self) -> int | None:
         """How far memory went up since ``make`` was called, at its peak, without pages of files; None where unknown."""
@@ -77,7 +101,10 @@ def _serve(connection: Connection, make: Callable[..., Callable[[], Any]], argum
             asked = connection.recv()
             peak = _own_bytes("VmHWM")
             memory = None if peak is None or before is None else peak - before
-            connection.send((False, memory if asked == "memory" else case()))
+            if asked == "cpu":
+                connection.send((False, tree_cpu_seconds(os.getpid())))
+            else:
+                connection.send((False, memory if asked == "memory" else case()))
     except EOFError:  # the other side is done
         return
     except BaseException:

@@ -3,7 +3,8 @@
     python -m fastlabel.benchmarks.loader [--photos FOLDER] [--json OUT]
 
 ImageLoader at 1, 2, 4 and 8 views of each decoded image, SoftLabelLoader at one; FFCV's Loader with its
-RandomResizedCrop; torch's DataLoader with torchvision's. All decode the very same JPEGs, with two workers. And the
+RandomResizedCrop; torch's DataLoader with torchvision's. All decode the very same JPEGs, with two workers, and every
+record of an epoch is another one: copies of a sample in one batch would be decoded once. And the
 kernel that makes one crop, on one core.
 """
 
@@ -35,12 +36,14 @@ class Loaded:
     """A loader's epochs: how long, how many crops, and how far its process grew at its peak (None: not known).
 
     Growth is that of private memory since its modules were imported; of a loader with worker processes it is unknown.
+    cpu_ms is the processor time of a crop in milliseconds, of all processes of the loader.
     """
 
     seconds: Timing
     crops: int
     times_ffcv: float
     memory_bytes: int | None
+    cpu_ms: float | None
 
 
 def view_name(views: int) -> str:
@@ -63,22 +66,28 @@ def measure(
         cases[TORCHVISION] = isolated(loader_cases.torchvision_loader, jpegs, *shape)
         seconds = alternate(cases, rounds)
         crops = {name: int(case.result) for name, case in cases.items()}
+        cpu = {name: case.cpu_seconds() for name, case in cases.items()}
         memory = {name: None if name == TORCHVISION else case.memory_bytes() for name, case in cases.items()}
-    base = crops[FFCV] / seconds[FFCV].median
+    rates = {name: crops[name] / seconds[name].median for name in cases}
     return {
-        name: Loaded(seconds[name], crops[name], crops[name] / seconds[name].median / base, memory[name])
+        name: Loaded(seconds[name], crops[name], rates[name] / rates[FFCV], memory[name], _each(cpu[name], crops[name]))
         for name in cases
     }
+
+
+def _each(seconds: float | None, count: int) -> float | None:
+    """Milliseconds of one of so many."""
+    return None if seconds is None else 1e3 * seconds / count
 
 
 def answer(setup: Setup) -> Answer:
     """The question at 224 pixels and batches of 256 crops."""
     size, batch_size = (32, 8) if setup.quick else (224, 256)
-    beton = photo_beton(setup.folder, setup.photos, setup.size(200, 16), 1000)
-    jpegs = setup.folder / "loader-jpegs"
-    write_jpegs(Beton.open(beton), jpegs)
     # Long epochs: FFCV allocates gigabytes at the beginning of each, which a real one would hardly notice.
     epoch_of, views = setup.size(5600, 16), VIEWS[1:2] if setup.quick else VIEWS
+    beton = photo_beton(setup.folder, setup.photos, setup.size(200, 16), 1000, at_least=epoch_of)
+    jpegs = setup.folder / "loader-jpegs"
+    write_jpegs(Beton.open(beton), jpegs)
     loaders = measure(beton, jpegs, size, batch_size, epoch_of, views, setup.rounds_or(5))
     kernel = crop_kernel.measure(setup.size(50, 2))
     shape = {"size": size, "batch_size": batch_size, "workers": loader_cases.WORKERS, "epoch_of": epoch_of}
@@ -90,7 +99,7 @@ def answer(setup: Setup) -> Answer:
     ]
     rates = {name: rate(loaded.seconds, loaded.crops) for name, loaded in loaders.items()}
     plot = bars(rates, "crops/s", [name for name in rates if name not in (FFCV, TORCHVISION)])
-    heads = ("loader", "crops/s", "p20 to p80", "times FFCV", "MB")
+    heads = ("loader", "crops/s", "p20 to p80", "times FFCV", "CPU ms a crop", "MB")
     figures = {"photos": setup.photos is not None, **shape, "loaders": loaders, "kernel": kernel}
     return Answer(QUESTION, figures, heads, _rows(loaders), notes, plot)
 
@@ -100,7 +109,8 @@ def _rows(loaders: dict[str, Loaded]) -> list[tuple[str, ...]]:
     for name, loaded in loaders.items():
         memory = "" if loaded.memory_bytes is None else f"{loaded.memory_bytes / 1e6:.0f}"
         speed = rate_cells(loaded.seconds, loaded.crops)
-        rows.append((name, *speed, f"{loaded.times_ffcv:.2f}", memory))
+        cpu = "" if loaded.cpu_ms is None else f"{loaded.cpu_ms:.3f}"
+        rows.append((name, *speed, f"{loaded.times_ffcv:.2f}", cpu, memory))
     return rows
 
 

@@ -31,6 +31,7 @@ def check_loader(figures: dict[str, Any]) -> None:
         "ImageLoader, 2 views": 32
     }
     assert all(loaded["seconds"]["rounds"] == 2 for loaded in loaders.values())
+    assert all(loaded["cpu_ms"] is None or loaded["cpu_ms"] >= 0 for loaded in loaders.values())
     assert figures["kernel"]["ours"]["median"] > 0 and len(figures["kernel"]) == 4
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,28 @@ def test_memory_is_that_of_its_peak_without_mapped_files(tmp_path: Path) -> None
         assert case() == 1
         grown = case.memory_bytes()
     assert grown is None or MEGABYTES - 1 < grown / 2**20 < MEGABYTES + 30
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def burn_in_a_child(seconds: float) -> Callable[[], None]:
+    """A case whose work is done by a child that lives on, as a DataLoader's workers do."""
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return lambda: pool.submit(burn, seconds).result()
+
+
+def test_processor_time_is_that_of_the_whole_tree() -> None:
+    with Isolated(burn_in_a_child, 0.3) as case:
+        case()
+        with pytest.raises(RuntimeError, match="run the case twice"):
+            case.cpu_seconds()
+        case()
+        spent = case.cpu_seconds()
+    assert spent is None or spent >= 0.25
 
 
 @pytest.mark.parametrize(("when", "message"), [("made", "ValueError: not to be made"), ("run", "not to be run")])
