@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +57,27 @@ def test_memory_is_that_of_its_peak_without_mapped_files(tmp_path: Path) -> None
     assert grown is None or MEGABYTES - 1 < grown / 2**20 < MEGABYTES + 30
 
 
-def burn(seconds: float) -> None:
-    end = time.process_time() + seconds
+_CHILD = """
+import sys, time
+for line in sys.stdin:
+    end = time.process_time() + float(line)
     while time.process_time() < end:
         pass
+    print(flush=True)
+"""
 
 
 def burn_in_a_child(seconds: float) -> Callable[[], None]:
-    """A case whose work is done by a child that lives on, as a DataLoader's workers do."""
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    return lambda: pool.submit(burn, seconds).result()
+    """A case whose work is done by a child that lives on until its input ends, as a DataLoader's workers do."""
+    child = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None
+    asked, answered = child.stdin, child.stdout
+
+    def run() -> None:
+        print(seconds, file=asked, flush=True)
+        answered.readline()
+
+    return run
 
 
 def test_processor_time_is_that_of_the_whole_tree() -> None:
