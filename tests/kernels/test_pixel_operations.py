@@ -105,3 +105,26 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             pixel_operations_(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, 4, "a kind is from 3 to 4, expected 0 to 3"),
+        (1, 2, "the number of a blur is from 0 to 2, expected 0 to 1"),
+        (2, -1, "a factor is from -1"),
+        (3, 1 << 25, "expected 0 to 16777216"),
+        (7, 13, "a side of a box is from 0 to 13, expected 0 to 12"),
+        (6, 1, "a box ends before it begins"),
+        (9, 4, "the number of a patch is from 0 to 4, expected 0 to 3"),
+        (9, -1, "the number of a patch is from -1"),
+    ],
+)
+def test_values_that_lead_out_of_the_crop(column: int, value: int, message: str) -> None:
+    table = torch.tensor([[3, *NOTHING[1:], 0, 1, 2, 3]] * 2, dtype=torch.int32)
+    table[1, column] = value
+    images = crops(2)
+    before = images.clone()
+    with pytest.raises(ValueError, match=message):
+        pixel_operations_(images, table, KERNELS, FILL)
+    assert torch.equal(images, before)
