@@ -120,8 +120,8 @@ class ViewPolicy:
     ) -> ViewPolicy:
         """A box of random area and aspect, resized to size x size: torchvision's RandomResizedCrop."""
         ratio, scale = pair("ratio", ratio), pair("scale", scale)
-        if not 0 < ratio[0] <= ratio[1] < math.inf:
-            raise InputError(f"ratio {ratio} must be positive and in order")
+        if not 0 < ratio[0] <= ratio[1] < 2**16:
+            raise InputError(f"ratio {ratio} must be positive, in order, and below 65536")
         if not 0 < scale[0] <= scale[1] <= 1:
             raise InputError(f"scale {scale} must lie above 0, in order, up to 1")
         low, high = math.log(ratio[0]), math.log(ratio[1])

@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class ViewSpec:
         size: side of a crop in pixels; None for that of the first teacher's images.
         scale, ratio: shares of the area, and width / height, of a random-resized-crop.
         padding: pixels, of a pad-crop. fraction: numerator and denominator, of a center crop.
+        file: where it was read, which errors name.
     """
 
     name: str = "random-resized-crop"
@@ -42,9 +43,18 @@ class ViewSpec:
     fraction: tuple[int, int] | None = None
     pixels: PixelOperations | None = None
     mixing: Mixing | None = None
+    file: Path | None = field(default=None, compare=False)
 
     def policy(self, own_size: int) -> ViewPolicy:
         """The policy; of crops of `own_size` where no size is said. InputError for values that do not fit together."""
+        try:
+            return self._policy(own_size)
+        except InputError as error:
+            if self.file is None:
+                raise
+            raise InputError(f"view policy {self.file}: {error}") from error
+
+    def _policy(self, own_size: int) -> ViewPolicy:
         given: dict[str, Any] = {name: getattr(self, name) for name in OWNERS if getattr(self, name) is not None}
         for name in given:
             if OWNERS[name] != self.name:
@@ -74,7 +84,7 @@ class ViewSpec:
         try:
             text = read_regular(path, MOST_BYTES).decode()
             data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-            return cls.from_dict(data)
+            return replace(cls.from_dict(data), file=path)
         except OSError as error:
             raise InputError(f"view policy {path} cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError, InputError) as error:
@@ -84,7 +94,7 @@ class ViewSpec:
     def from_dict(cls, data: Any) -> ViewSpec:
         """Of values by name; `mixing` and `pixels` are tables of what `Mixing.of` and `PixelOperations.of` take."""
         one_of("a view policy", data, Mapping, "its values by name")
-        values = _known("a view policy", data, [one.name for one in fields(cls)])
+        values = _known("a view policy", data, [one.name for one in fields(cls) if one.name != "file"])
         for name in ("scale", "ratio", "fraction"):
             if name in values:
                 values[name] = pair(name, values[name])

@@ -73,14 +73,16 @@ def test_a_file(tmp_path: Path) -> None:
         ("[pixels]\nfill = [0, 0, 256]\ngray = 1", r"fill 256 must be 0 to 255"),
         ("[pixels]", r"change nothing: leave them out"),
         ("pixels = 3", r"pixels is 3, expected a table"),
-        ("size = ", r"views.toml: "),
+        ("size = ", r"expected|Invalid"),
+        ("ratio = [1, 1e300]", r"must be positive, in order, and below 65536"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "views.toml"
     path.write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         ViewSpec.of(path).policy(32)
+    assert str(caught.value).startswith(f"view policy {path}: ")
 
 
 def test_what_is_no_file_and_no_name(tmp_path: Path) -> None:
