@@ -35,6 +35,7 @@ from fastlabel.system.ranks import Ranks
 from fastlabel.train.common import drops_last, seeded
 from fastlabel.train.evaluate import Evaluator
 from fastlabel.train.loop import Evaluate, Trainer
+from fastlabel.train.named_recipes import find_recipe
 from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, cached_loss, cached_use, hard_loss
 
 
@@ -117,7 +118,13 @@ def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[s
         "data": bench.data.fingerprint(),
         "val": bench.val.fingerprint(),
         "experts": {str(number): bench.experts[number].identity() for number in numbers},
+        "recipes": {name: dict(find_recipe(name).options) for name in sorted(_recipes(cells))},
     }
+
+
+def _recipes(cells: Sequence[Params]) -> set[str]:
+    """Named recipes and files of recipes that cells train with."""
+    return {str(cell["recipe"]) for cell in cells if "recipe" in cell}
 
 
 def _begin(out: Path, identity: Mapping[str, Any]) -> None:
@@ -125,10 +132,11 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(identity))
     if path.exists():
         before = _read_identity(path)
-        # A grid may grow by experts: those that only one of both has do not tell them apart.
-        ours, theirs = wanted["experts"], before["experts"]
-        wanted["experts"] = theirs | ours
-        difference = first_difference({**before, "experts": ours | theirs}, wanted)
+        # A grid may grow by experts and by recipes: those that only one of both has do not tell them apart.
+        for name in ("experts", "recipes"):
+            ours, theirs = wanted[name], before[name]
+            wanted[name], before[name] = theirs | ours, ours | theirs
+        difference = first_difference(before, wanted)
         if difference is not None:
             where, found, expected = difference
             raise InputError(
@@ -143,8 +151,8 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
 def _read_identity(path: Path) -> dict[str, Any]:
     """What `_begin` wrote. InputError for the config.json of something else."""
     try:
-        before = json.loads(path.read_text())
-        if isinstance(before["study"], str) and isinstance(before["experts"], dict):
+        before = {"recipes": {}, **json.loads(path.read_text())}
+        if isinstance(before["study"], str) and all(isinstance(before[name], dict) for name in ("experts", "recipes")):
             return dict(before)
     except (OSError, ValueError, KeyError, TypeError):
         pass

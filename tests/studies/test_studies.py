@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -215,6 +216,22 @@ def test_baseline_over_recipes_and_rates(study):
     report = run.outcome.report
     assert report.tables[0].headers[:2] == ["recipe", "lr"] and len(report.tables[0].rows) == 4
     assert report.findings[0].startswith("recipe hald, lr 0.01: 2 images per class: soft labels change accuracy by")
+
+
+def test_a_file_of_a_recipe_that_changed_is_another_study(data, experts, tmp_path):
+    recipe, text = tmp_path / "mine.toml", '[options]\nepochs = 2\nbatch-size = 16\noptimizer = "adamw"\nlr = 0.001\n'
+    recipe.write_text('title = "mine"\nsource = "none"\nlabels = ""\n' + text)
+    grid = {"ipc": (1,), "epoch": (1,), "recipe": (str(recipe),)}
+    config = study_config(data, experts, tmp_path / "out", grid=grid, repeats=1)
+    assert run_study(find_study("baseline"), config).done == 2
+    assert run_study(find_study("baseline"), config).done == 0
+    more = replace(config, grid={**grid, "recipe": (str(recipe), "hald")})
+    assert run_study(find_study("baseline"), more).done == 2
+    before = (tmp_path / "out" / "results.jsonl").read_bytes()
+    recipe.write_text(recipe.read_text().replace("0.001", "0.002"))
+    with pytest.raises(InputError, match=r"its recipes.*lr is 0.001, this one has 0.002; choose another folder"):
+        run_study(find_study("baseline"), config)
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 
 
 def test_expert_epoch_names_the_best_one(ran):
