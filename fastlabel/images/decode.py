@@ -1,4 +1,7 @@
-"""The decoder: each image is read and decoded once and cropped V times, by boxes that are handed in."""
+"""The decoder: each image is read and decoded once and cropped V times, by boxes that are handed in.
+
+Of a JPEG with restart markers only what the boxes need is decoded (see `region`): the pixels are the same.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from fastlabel.dataset import tables, turbojpeg
 from fastlabel.dataset.beton import Beton
 from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.turbojpeg import OK, decode_jpeg
-from fastlabel.images import file_bytes
+from fastlabel.images import file_bytes, region
 from fastlabel.images.file_bytes import CUT_SHORT, READ_FAILED, read_bytes
+from fastlabel.images.region import take_region
 from fastlabel.kernels.numba_cache import cached_njit
 from fastlabel.kernels.resized_crop import numba as crop_kernel
 from fastlabel.kernels.resized_crop.numba import resized_crop_in
@@ -30,31 +34,59 @@ _start_threads()
 
 
 @njit(nogil=True)
-def _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch):
-    image = pixels[: height * width * 3].reshape(height, width, 3)
+def _crop_views(pixels, height, width, top, left, boxes_V5, out_VSS3, scratch):
+    """Crops of the pixels of an image from (top, left) on."""
+    image, box = pixels[: height * width * 3].reshape(height, width, 3), np.empty(5, np.int32)
     for v in range(len(boxes_V5)):
-        if not resized_crop_in(image, boxes_V5[v], out_VSS3[v], scratch):
+        box[:] = boxes_V5[v]
+        box[0] -= top
+        box[1] -= left
+        if not resized_crop_in(image, box, out_VSS3[v], scratch):
             return BAD_BOX
     return OK
 
 
-@cached_njit(depends_on=(crop_kernel, turbojpeg, tables), nogil=True)
+@njit(nogil=True)
+def _take_boxes(payload, height, width, boxes_V5, pixels):
+    """`take_region` of all boxes, into the end of `pixels`; in front of it is room for the region's own pixels."""
+    top, left, bottom, right = height, width, np.int64(0), np.int64(0)
+    for v in range(len(boxes_V5)):
+        y, x = np.int64(boxes_V5[v, 0]), np.int64(boxes_V5[v, 1])
+        top, left = min(top, y), min(left, x)
+        bottom, right = max(bottom, y + boxes_V5[v, 2]), max(right, x + boxes_V5[v, 3])
+    room = pixels[pixels.size - min(pixels.size, payload.size) :]
+    found = take_region(payload, height, width, top, left, bottom, right, room)
+    fits = found[3] * found[4] * 3 + payload.size <= pixels.size
+    return (found if fits else (0, 0, 0, 0, 0)), room
+
+
+@njit(nogil=True)
+def _crop_jpeg(payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
+    (nbytes, top, left, rows, columns), room = _take_boxes(payload, height, width, boxes_V5, pixels)
+    if nbytes and decode_jpeg(room[:nbytes], rows, columns, pixels) == OK:
+        return _crop_views(pixels, rows, columns, top, left, boxes_V5, out_VSS3, scratch)
+    status = decode_jpeg(payload, height, width, pixels)
+    return _crop_views(pixels, height, width, 0, 0, boxes_V5, out_VSS3, scratch) if status == OK else status
+
+
+@cached_njit(depends_on=(crop_kernel, turbojpeg, tables, region), nogil=True)
 def crop_payload(mode, payload, height, width, boxes_V5, out_VSS3, pixels, scratch):
     """Fill out uint8 [V, S, S, 3] with the crops of one image that is stored as ``payload``; its status.
 
     ``pixels`` has room for the decoded image, ``scratch`` for a crop's temporaries (see ``scratch_bytes``).
     """
     if mode == JPEG:
-        status = decode_jpeg(payload, height, width, pixels)
-        return _crop_views(pixels, height, width, boxes_V5, out_VSS3, scratch) if status == OK else status
+        return _crop_jpeg(payload, height, width, boxes_V5, out_VSS3, pixels, scratch)
     if mode != RAW:
         return BAD_MODE
     if payload.size != height * width * 3:
         return BAD_RAW_SIZE
-    return _crop_views(payload, height, width, boxes_V5, out_VSS3, scratch)
+    return _crop_views(payload, height, width, 0, 0, boxes_V5, out_VSS3, scratch)
 
 
-@cached_njit(depends_on=(crop_kernel, turbojpeg, tables, file_bytes), parallel=True, nogil=True, error_model="numpy")
+@cached_njit(
+    depends_on=(crop_kernel, turbojpeg, tables, file_bytes, region), parallel=True, nogil=True, error_model="numpy"
+)
 def decode_views(
     ids, descriptor, index_N, nbytes_N, boxes_BV5, out_BVSS3, status_B, payloads_TP, pixels_TP, scratch_TQ
 ):
