@@ -37,9 +37,8 @@ OF_TENSORS = {
 @click.option(
     "--restart-interval",
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="MCUS",
-    help="Restart markers in the JPEGs, one after so many blocks. [default: 0, none]",
+    help="At most so many blocks between restart markers of the JPEGs, 0 for none.  [default: 2]",
 )
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Threads. [default: 0, every core]")
 @click.option("--skip-broken", is_flag=True, help="Leave unreadable images out and list them, instead of stopping.")

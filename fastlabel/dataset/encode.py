@@ -13,6 +13,8 @@ from fastlabel.errors import InputError
 WRITE_MODES = ("jpg", "raw", "smart")
 MAX_JPEG_SIDE = 65500  # of libjpeg
 MAX_RESTART_INTERVAL = 65535  # a JPEG keeps it in 16 bits
+RESTART_INTERVAL = 2  # MCUs: one view is decoded fastest, see docs/images.md
+_MCU = 16  # pixels: OpenCV halves the resolution of colours both ways
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Encoded:
 @dataclass(frozen=True)
 class Encoder:
     """How images are stored. `smart` without a threshold keeps the smaller of JPEG and raw pixels; with one,
-    images above that many raw bytes become JPEGs, as in ffcv. `restart_interval` is in MCUs (the blocks of 8 or 16
+    images above that many raw bytes become JPEGs, as in ffcv. `restart_interval` is in MCUs (the blocks of 16
     pixels that a JPEG codes as one), 0 for no restart markers (ITU-T T.81, B.2.4.4): the pixels are the same with them.
+    A JPEG gets the largest interval up to this one that divides the MCUs of its rows.
     """
 
     write_mode: str = "jpg"
@@ -80,11 +83,15 @@ class Encoder:
             )
         options = [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality]
         if self.restart_interval:
-            options += [cv2.IMWRITE_JPEG_RST_INTERVAL, self.restart_interval]
+            options += [cv2.IMWRITE_JPEG_RST_INTERVAL, _largest_divisor(-(-width // _MCU), self.restart_interval)]
         done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
         if not done:
             raise UnreadableImageError(f"{width}x{height} pixels: OpenCV cannot make a JPEG of it")
         return Encoded(_image_field(JPEG, image), jpeg.reshape(-1))
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return next(divisor for divisor in range(min(number, at_most), 0, -1) if number % divisor == 0)
 
 
 def _raw(image: np.ndarray) -> Encoded:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastlabel.dataset.beton_writer import BetonFile
 from fastlabel.dataset.class_names import class_names_path
-from fastlabel.dataset.encode import Encoded, Encoder
+from fastlabel.dataset.encode import RESTART_INTERVAL, Encoded, Encoder
 from fastlabel.dataset.given_classes import Renumbered, given_names
 from fastlabel.dataset.image_files import UnreadableImageError
 from fastlabel.dataset.sources import Source, open_source
@@ -54,7 +54,7 @@ def write_dataset(
     max_resolution: int | None = None,
     jpeg_quality: int = 90,
     smart_threshold: int | None = None,
-    restart_interval: int = 0,
+    restart_interval: int | None = None,
     workers: int = 0,
     skip_broken: bool = False,
     force: bool = False,
@@ -67,7 +67,7 @@ def write_dataset(
     of them, or another .beton: a class gets its number there, as a validation set needs those of its training set.
 
     write_mode: jpg, raw, smart, or None for the source's own: raw for the digits, jpg for the others.
-    restart_interval: MCUs between restart markers of the JPEGs, 0 for none.
+    restart_interval: MCUs between restart markers of the JPEGs, at most; 0 for none; None for 2.
     workers: threads that read and encode; 0 takes every core. skip_broken: leave unreadable images out (the
     report lists them) instead of stopping at the first. `out` appears whole or not at all.
     Raises InputError for arguments, DatasetError for the data.
@@ -79,10 +79,10 @@ def write_dataset(
         raise InputError(f"{out} cannot be a file: expected a name inside an existing folder")
     if out.exists() and not force:
         raise DatasetError(f"{out} exists: choose another name, or pass --force to replace it")
-    options = (max_resolution, jpeg_quality, smart_threshold, restart_interval)
-    Encoder(write_mode or "jpg", *options)  # before the source is read
+    options = (max_resolution, jpeg_quality, smart_threshold)
+    _encoder(write_mode or "jpg", options, restart_interval)  # before the source is read
     opened = _with_classes(open_source(source), source, classes)
-    encoder = Encoder(write_mode or opened.write_mode, *options)
+    encoder = _encoder(write_mode or opened.write_mode, options, restart_interval)
     with new_file(out, replace=force, error=DatasetError) as handle:
         beton = BetonFile(handle, max_samples=len(opened))
         written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)
@@ -98,6 +98,12 @@ def write_dataset(
         tuple(written.left_out),
         tuple(opened.not_images),
     )
+
+
+def _encoder(write_mode: str, options: tuple[int | None, int, int | None], restart_interval: int | None) -> Encoder:
+    if restart_interval is None:
+        restart_interval = 0 if write_mode == "raw" else RESTART_INTERVAL
+    return Encoder(write_mode, *options, restart_interval)
 
 
 def _with_classes(opened: Source, source: Any, classes: Any) -> Source:

@@ -127,17 +127,19 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(photo_folder, out, mod
     assert written[0] == written[1] == written[2]
 
 
-@pytest.mark.parametrize("interval", [1, 3, 65535])
+@pytest.mark.parametrize("interval", [1, 3, 65535, None])
 def test_restart_markers_change_no_pixel(photo_folder, out, interval):
-    """The interval is in the header, markers are there unless it is longer than the image, and FFCV's fields agree."""
+    """The largest interval up to it that divides a row is in the header, markers are there, and FFCV's fields agree."""
     plain, marked = out.with_name("plain.beton"), out
-    write_dataset(photo_folder, plain, progress=False)
+    write_dataset(photo_folder, plain, restart_interval=0, progress=False)
     written = set()
     for workers in (1, 3):
         write_dataset(photo_folder, marked, restart_interval=interval, workers=workers, force=True, progress=False)
         for before, after in zip(stored(plain), stored(marked), strict=True):
-            assert b"\xff\xdd\x00\x04" + interval.to_bytes(2) in after[3]
-            assert (b"\xff\xd0" in after[3]) == (interval < 65535)
+            header = after[3].index(b"\xff\xdd\x00\x04")
+            found, across = int.from_bytes(after[3][header + 4 : header + 6]), -(-before[2] // 16)
+            assert found == max(n for n in range(1, across + 1) if across % n == 0 and n <= (interval or 2))
+            assert b"\xff\xd0" in after[3] and b"\xff\xdd\x00\x04" not in before[3]
             assert before[:3] == after[:3] and before[4] == after[4]
             first, second = (np.asarray(Image.open(io.BytesIO(payload))) for payload in (before[3], after[3]))
             assert np.array_equal(first, second)
