@@ -67,7 +67,7 @@ def _read_header(jpeg, height, width):
                 return none
             interval = _word(jpeg, at + 4)
         elif marker == _SOS:
-            if not frame or not interval or jpeg[at + 4] != components:
+            if not frame or not interval or length != 6 + 2 * components or jpeg[at + 4] != components:
                 return none
             return frame, at + 2 + length, interval, mcu_height, mcu_width
         at += 2 + length
