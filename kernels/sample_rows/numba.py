@@ -18,6 +18,8 @@ def rows_and_extent(ids, rows, out):
             out[b] = np.int64(rows[i])
             if out[b] < 0 and missing < 0:
                 missing = b
+        else:
+            out[b] = -1
     return lowest, highest, missing
 
 

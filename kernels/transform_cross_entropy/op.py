@@ -46,6 +46,10 @@ def transform_cross_entropy(
         TypeError, ValueError: on tensors that do not fit together, and other values of an option; on the CPU also on
             class ids out of range.
     """
+    if logits_BC.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(f"logits have dtype {logits_BC.dtype}, expected float32, float64, bfloat16 or float16")
+    if tuple(logits_BC.shape) != (len(classes_BK), basis_DC.shape[1]):
+        raise ValueError(f"logits {tuple(logits_BC.shape)} for {len(classes_BK)} labels of {basis_DC.shape[1]} classes")
     check_labels(classes_BK, codes_BK, tail_B2, basis_DC.shape[1])
     check_temperature("label_temperature", label_temperature)
     check_temperature("student_temperature", student_temperature)

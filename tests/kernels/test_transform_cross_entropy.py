@@ -99,3 +99,13 @@ def test_an_operator_of_torch_without_a_second_derivative() -> None:
     broken = label._replace(classes=label.classes.int().add(41).to(torch.uint16))
     with pytest.raises(ValueError, match="none of the 41"):
         transform_cross_entropy(x, *broken)
+
+
+def test_logits_of_another_kind_or_shape_are_refused() -> None:
+    label, logits = some_label(4, 10, 3, 2, 0), torch.zeros(4, 10)
+    for wrong in (logits.int(), logits.long(), logits.bool()):
+        with pytest.raises(TypeError, match="expected float32, float64"):
+            transform_cross_entropy(wrong, *label)
+    for shape in ((5, 10), (4, 9)):
+        with pytest.raises(ValueError, match="for 4 labels of 10 classes"):
+            transform_cross_entropy(torch.zeros(shape), *label)
