@@ -101,6 +101,11 @@ class TopKLabels:
     def __len__(self) -> int:
         return len(self.plane.codes if self.rows is None else self.rows)
 
+    @property
+    def format(self) -> tuple[Any, ...]:
+        """What labels must have in common to be one batch: classes, K and all else that their codes mean."""
+        return type(self).__name__, self.num_classes, self.k
+
     @cached_property
     def _gathered(self) -> LabelTensors:
         """The tensors of these labels alone."""
@@ -235,7 +240,13 @@ def _from_signed(classes: Tensor, codes: Tensor, tail: Tensor, num_classes: int)
 
 
 def concatenate(parts: Sequence[TopKLabels]) -> TopKLabels:
-    """All labels of several batches, one batch after another; of the same classes, K and device."""
+    """All labels of several batches, one batch after another; of the same classes, K and device.
+
+    Raises InputError where they are not of one format.
+    """
+    kinds = {part.format for part in parts}
+    if len(kinds) != 1:
+        raise InputError(f"labels of {len(kinds)} formats cannot be joined, expected one: {sorted(map(str, kinds))}")
     joined = (
         torch.cat([signed(tensor) for tensor in tensors]).view(tensors[0].dtype)
         for tensors in zip(*(part._gathered for part in parts), strict=True)

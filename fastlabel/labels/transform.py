@@ -81,6 +81,10 @@ class TransformLabels(TopKLabels):
         return _from_parts, (plain, self.coefficients, self.basis, self.step, self.has_offset)
 
     @property
+    def format(self) -> tuple[Any, ...]:
+        return *super().format, self.basis.digest, self.step, "logit offset" if self.has_offset else "no logit offset"
+
+    @property
     def coefficients(self) -> Tensor:
         """Codes of the coefficients [B, R], int8."""
         tensors: Any = self._gathered

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastlabel.errors import InputError
+from fastlabel.kernels.label_format import widen
 from fastlabel.kernels.transform import encode_offset_reference, encode_transform_reference
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.codec import TOPK_FORMAT, TopKCodec
@@ -103,6 +104,21 @@ class TransformCodec(TopKCodec):
     def nbytes_per_label(self) -> int:
         return super().nbytes_per_label + self.components
 
+    def encode(self, logits_BC: Tensor) -> TopKLabels:
+        """As of `TopKCodec`; InputError too where a mean logit is one that `logit_offset` cannot keep."""
+        labels = super().encode(logits_BC)
+        self._check_offset(labels)
+        return labels
+
+    def _check_offset(self, labels: TopKLabels) -> None:
+        codes = widen(labels.tail[:, 1]) if self.logit_offset else labels.tail.new_empty(0)
+        at_end = (codes == 0) | (codes == 0xFFFF)
+        if self.logit_offset and bool(at_end.any()):
+            raise InputError(
+                f"{int(at_end.sum())} of {len(labels)} labels have a mean logit beyond -512 to 512 nats, which a logit "
+                "offset cannot keep: label without --logit-offset, or divide the teacher's logits"
+            )
+
     def encode_unchecked(self, logits_BC: Tensor) -> TransformLabels:
         basis = self.own_basis.to(logits_BC.device)
         head = super().encode_unchecked(logits_BC)
@@ -120,6 +136,7 @@ class TransformCodec(TopKCodec):
 
     def arrays(self, labels: TopKLabels) -> dict[str, NDArray[Any]]:
         assert isinstance(labels, TransformLabels)
+        self._check_offset(labels)
         signed = labels.coefficients
         return super().arrays(labels) | {"coefficients": (signed << 1 ^ signed >> 7).view(torch.uint8).numpy()}
 

@@ -33,6 +33,14 @@ class LabelPlane:
     rows: Tensor | None
     num_samples: int
 
+    def __post_init__(self) -> None:
+        rows = len(self.labels) if self.rows is None else len(self.rows)
+        if rows != self.num_samples:
+            what = "labels" if self.rows is None else "rows"
+            raise InputError(
+                f"a plane has {rows} {what}, expected one for each of the file's {self.num_samples} samples"
+            )
+
     @classmethod
     def from_numpy(
         cls, parts: Mapping[str, NDArray[Any]], codec: TopKCodec, ids: NDArray[np.int64], num_samples: int
@@ -79,7 +87,8 @@ class LabelPlane:
                 f"sample {int(index[missing])} is not labelled in this store, which holds {len(self)} of "
                 f"{self.num_samples} samples"
             )
-        return self.labels.take(rows)
+        # Labels are gathered later: by then a caller may have changed their ids, which share memory with `rows`.
+        return self.labels.take(rows.clone() if rows.data_ptr() == index.data_ptr() else rows)
 
     def take(self, index_B: Tensor) -> TopKLabels:
         """As `plane[ids]` for int64 ids on its device that are known to be labelled: a GPU need not wait.

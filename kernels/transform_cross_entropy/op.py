@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastlabel.kernels.label_format import check_labels, check_temperature
 from fastlabel.kernels.soft_cross_entropy.checks import check_options
@@ -59,8 +58,11 @@ def transform_cross_entropy(
     factor = temperatures[1] ** 2 if temperature_squared else 1.0
     # Tensors of another type are those that trace: they see the operator.
     if torch.compiler.is_compiling() or type(logits_BC) not in (Tensor, torch.nn.Parameter):
-        loss_B, _ = _operator(logits_BC, *label, *temperatures, kl, logits_BC.requires_grad)
+        needs_gradient = torch.is_grad_enabled() and logits_BC.requires_grad
+        loss_B, _ = _operator(logits_BC, *label, *temperatures, kl, needs_gradient)
         return _reduce(loss_B, reduction, factor)
+    if not (torch.is_grad_enabled() and logits_BC.requires_grad):
+        return _reduce(_forward(logits_BC, label, temperatures, kl, 1.0, False)[0], reduction, factor)
     loss: Tensor = _Eager.apply(logits_BC, label, temperatures, kl, reduction, factor)
     return loss
 
@@ -74,12 +76,19 @@ def _reduce(loss_B: Tensor, reduction: str, factor: float) -> Tensor:
 def _forward(
     logits_BC: Tensor, label: Label, temperatures: tuple[float, float], kl: bool, factor: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
+    """Losses [B], and their gradient times a factor, of `_kept_dtype`: [B, C], or [0, C] if it is not asked for."""
+    logits_BC = logits_BC.to(_kept_dtype(logits_BC.dtype))
     if logits_BC.is_cpu and logits_BC.dtype != torch.float64:
         from fastlabel.kernels.transform_cross_entropy import cpu
 
         return cpu.forward(logits_BC, label, temperatures, kl, factor, with_gradient)
     loss, gradient = transform_cross_entropy_reference(logits_BC, label, *temperatures, kl)
     return loss, gradient.mul_(factor) if with_gradient else gradient[:0].clone()
+
+
+def _kept_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of a gradient that waits for that in the loss: a loss scale is there to lift what float16 takes for zero."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 class _Eager(torch.autograd.Function):
@@ -97,17 +106,41 @@ class _Eager(torch.autograd.Function):
     ) -> Tensor:
         weight = factor / max(1, len(logits)) if reduction == "mean" else factor
         loss, gradient = _forward(logits, label, temperatures, kl, weight, ctx.needs_input_grad[0])
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient, logits)
         return _reduce(loss, reduction, factor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), grad = ctx.saved_tensors, grads[0]
+        (gradient, logits), grad = ctx.saved_tensors, grads[0]
+        if torch.is_grad_enabled():  # with create_graph: the operator explains that there is no second derivative
+            gradient = _scale(grad.expand(len(logits)), gradient, logits)
         # `loss.backward()` asks for just that: a pass over it is saved.
-        if grad.ndim or not grad.is_cpu or float(grad) != 1:
-            gradient = gradient * (grad[:, None] if grad.ndim else grad).to(gradient.dtype)
+        elif grad.ndim or not grad.is_cpu or float(grad) != 1 or gradient.dtype != logits.dtype:
+            gradient = _scaled(grad, gradient, logits.dtype)
         return gradient, None, None, None, None, None
+
+
+def _scaled(grad: Tensor, gradient_BC: Tensor, dtype: torch.dtype) -> Tensor:
+    """Times the gradient in the losses, [B] or one for all, and only then rounded."""
+    return (gradient_BC * (grad[:, None] if grad.ndim else grad)).to(dtype)
+
+
+@torch.library.custom_op("fastlabel::transform_cross_entropy_backward", mutates_args=())
+def _scale(grad: Tensor, gradient: Tensor, logits: Tensor) -> Tensor:
+    """The gradient in the logits [B, C], of their dtype, from that in the losses [B]."""
+    return _scaled(grad, gradient, logits.dtype)
+
+
+@_scale.register_fake
+def _(grad: Tensor, gradient: Tensor, logits: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+def _no_second_derivative(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+    raise NotImplementedError(NO_SECOND)
+
+
+_scale.register_autograd(_no_second_derivative)
 
 
 @torch.library.custom_op("fastlabel::transform_cross_entropy", mutates_args=())
@@ -131,20 +164,19 @@ def _operator(
 
 @_operator.register_fake
 def _(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    B, C = logits.shape
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return logits.new_empty(len(logits), dtype=dtype), logits.new_empty(len(logits) if rest[-1] else 0, logits.shape[1])
+    gradient = logits.new_empty(B if rest[-1] else 0, C, dtype=_kept_dtype(logits.dtype))
+    return logits.new_empty(B, dtype=dtype), gradient
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(output[1], inputs[0])
     ctx.mark_non_differentiable(output[1])
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    (gradient,) = ctx.saved_tensors
-    if torch.is_grad_enabled() and grad.requires_grad:
-        raise NotImplementedError(NO_SECOND)
-    return (grad[:, None] * gradient).to(gradient.dtype), *(None for _ in range(10))
+    return _scale(grad, *ctx.saved_tensors), *(None for _ in range(10))
 
 
 _operator.register_autograd(_differentiate, setup_context=_setup_context)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastlabel.kernels.transform_cross_entropy import transform_cross_entropy, transform_cross_entropy_reference
+from fastlabel.kernels.transform_cross_entropy import cpu, transform_cross_entropy, transform_cross_entropy_reference
 from fastlabel.kernels.transform_cross_entropy.reference import Label
 from fastlabel.labels.basis import TransformBasis
 from fastlabel.labels.transform_codec import TransformCodec
@@ -93,9 +93,10 @@ def test_an_operator_of_torch_without_a_second_derivative() -> None:
         (found,) = torch.autograd.grad(3 * loss(x), x)
         wanted = transform_cross_entropy_reference(x.detach(), label, 4.0, 1.0, False)[1] * 3 / 4
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+    # A penalty on the gradient, of a loss that is not scaled: nothing else asks for a second derivative.
     (gradient,) = torch.autograd.grad(transform_cross_entropy(x, *label), x, create_graph=True)
-    with pytest.raises(RuntimeError):
-        torch.autograd.grad(gradient.sum(), x)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        gradient.square().sum().backward()
     broken = label._replace(classes=label.classes.int().add(41).to(torch.uint16))
     with pytest.raises(ValueError, match="none of the 41"):
         transform_cross_entropy(x, *broken)
@@ -109,3 +110,37 @@ def test_logits_of_another_kind_or_shape_are_refused() -> None:
     for shape in ((5, 10), (4, 9)):
         with pytest.raises(ValueError, match="for 4 labels of 10 classes"):
             transform_cross_entropy(torch.zeros(shape), *label)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_loss_scale_lifts_the_gradient_of_float16(reduction: str, compiled: bool) -> None:
+    """As a GradScaler does: 65,536 is no float16, and an unscaled gradient of less than 6e-8 is none."""
+    label, logits = some_label(64, 41, 6, 3, 2), (2 * torch.randn(64, 41)).half()
+    x, wide = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    function: Any = transform_cross_entropy
+    if compiled:
+        function = torch.compile(transform_cross_entropy, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(65536 * function(x, *label, 4.0, 1.0, reduction).mean(), x)
+    (wanted,) = torch.autograd.grad(65536 * transform_cross_entropy(wide, *label, 4.0, 1.0, reduction).mean(), wide)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=1e-3)
+    (small,) = torch.autograd.grad(65536 * (1e-6 * function(x, *label)), x)
+    (scaled,) = torch.autograd.grad(65536 * (1e-6 * transform_cross_entropy(wide, *label)), wide)
+    torch.testing.assert_close(small.double(), scaled, rtol=2e-3, atol=1e-6)
+
+
+def test_no_gradient_is_made_where_none_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    label, x = some_label(4, 41, 6, 3, 2), torch.randn(4, 41, requires_grad=True)
+    asked: list[bool] = []
+    real = cpu.forward
+
+    def spy(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(cpu, "forward", spy)
+    with torch.no_grad():
+        transform_cross_entropy(x, *label)
+    transform_cross_entropy(x, *label)
+    assert asked == [False, True]

@@ -277,12 +277,12 @@ def test_a_basis_of_more_than_a_gigabyte_is_refused() -> None:
 
 
 def test_the_mean_logit_is_kept_where_it_is_asked_for() -> None:
-    logits = some_logits(6, seed=13) + torch.tensor([0.0, 3.5, -70.0, 511.0, 4000.0, -4000.0])[:, None]
+    logits = some_logits(6, seed=13) + torch.tensor([0.0, 3.5, -70.0, 511.0, 505.0, -505.0])[:, None]
     codec = TransformCodec.of(BASIS, K, 0.25, logit_offset=True)
     labels, plain = codec.encode(logits), CODEC.encode(logits)
     assert isinstance(labels, TransformLabels) and isinstance(plain, TransformLabels)
     assert plain.mean_logits is None and labels.mean_logits is not None
-    wanted = logits.mean(1).clamp(-512, 512 - 1 / 64)
+    wanted = logits.mean(1)
     torch.testing.assert_close(labels.mean_logits, wanted, atol=1 / 128 + 1e-4, rtol=0)
     stored = codec.arrays(labels)["tail"][:, 1].astype(int)  # as docs/format.md says
     np.testing.assert_allclose((stored - 32768) / 64, wanted.numpy(), atol=1 / 128 + 1e-4)
@@ -306,3 +306,30 @@ def test_mse_of_logits_is_absolute_where_their_mean_is_kept() -> None:
         torch.testing.assert_close(mse_logits(student, labels), wanted, atol=0.05, rtol=0.1)  # coefficients have steps
         moved = mse_logits(student + 1.0, labels) - mse_logits(student, labels)
         assert bool((moved.abs() > 0.1).all()) == has_offset and (has_offset or bool((moved.abs() < 1e-3).all()))
+
+
+def test_a_mean_logit_out_of_range_is_refused() -> None:
+    """Within 1/64 nat of the ends a code may be any logit beyond."""
+    codec = replace(TransformCodec.of(TransformBasis.from_logits(some_logits(200), 8), 4, 2.0), logit_offset=True)
+    logits = some_logits(3)
+    for shift in (600.0, -600.0):
+        with pytest.raises(InputError, match="1 of 3 labels have a mean logit beyond -512 to 512 nats"):
+            codec.encode(logits + torch.tensor([0.0, 0.0, shift])[:, None])
+        unchecked = codec.encode_unchecked(logits + shift)
+        with pytest.raises(InputError, match="3 of 3 labels"):
+            codec.arrays(unchecked)
+    codec.arrays(codec.encode(logits + 500))
+
+
+def test_labels_of_two_formats_are_not_joined() -> None:
+    codec = TransformCodec.of(TransformBasis.from_logits(some_logits(200), 8), 4, 2.0)
+    logits = some_logits(3)
+    others = (
+        replace(codec, logit_offset=True),
+        TransformCodec.of(TransformBasis.from_logits(some_logits(99), 8), 4, 2.0),
+    )
+    for other in others:
+        with pytest.raises(InputError, match="labels of 2 formats cannot be joined"):
+            concatenate([codec.encode(logits), other.encode(logits)])
+    with pytest.raises(InputError, match="2 formats"):
+        concatenate([codec.encode(logits), codec.encode(logits).head])

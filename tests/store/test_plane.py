@@ -91,3 +91,18 @@ def test_a_plane_gives_rows_of_itself(labels):
     assert len(plane[[]]) == 0 and plane[np.array([102], np.uint16)].rows.tolist() == [1]
     everything = LabelPlane.from_numpy(arrays, TopKCodec(labels.k, 10), np.arange(30), num_samples=30)
     assert everything.take(ROWS).rows is ROWS
+
+
+def test_a_plane_has_a_row_for_each_sample(labels):
+    with pytest.raises(InputError, match="expected one for each of the file's 99 samples"):
+        LabelPlane(labels, None, 99)
+    with pytest.raises(InputError, match="a plane has 3 rows, expected one for each of the file's 4 samples"):
+        LabelPlane(labels, torch.zeros(3, dtype=torch.int32), 4)
+
+
+@pytest.mark.parametrize("as_given", [lambda ids: ids, lambda ids: ids.numpy()])
+def test_labels_stay_those_of_the_ids_when_the_caller_takes_their_memory_back(labels, as_given):
+    plane, ids = LabelPlane(labels, None, len(labels)), torch.tensor([1, 0])
+    taken = plane[as_given(ids)]
+    ids.zero_()
+    assert torch.equal(taken.codes, labels.codes[[1, 0]])
