@@ -9,6 +9,7 @@ import numpy as np
 from fastlabel.dataset.image_files import UnreadableImageError, shrink
 from fastlabel.dataset.tables import IMAGE, JPEG, RAW
 from fastlabel.errors import InputError
+from fastlabel.system.arguments import integer_between
 
 WRITE_MODES = ("jpg", "raw", "smart")
 MAX_JPEG_SIDE = 65500  # of libjpeg
@@ -51,10 +52,8 @@ class Encoder:
         if self.smart_threshold is not None and self.smart_threshold < 0:
             raise InputError(f"smart threshold {self.smart_threshold}: expected a number of bytes")
 
-        if not 0 <= self.restart_interval <= MAX_RESTART_INTERVAL:
-            raise InputError(
-                f"restart interval {self.restart_interval}: expected 0 (no markers) to {MAX_RESTART_INTERVAL} MCUs"
-            )
+        # 0 is no markers, more are MCUs.
+        integer_between("restart_interval", self.restart_interval, 0, MAX_RESTART_INTERVAL + 1)
         if self.restart_interval and self.write_mode == "raw":
             raise InputError("a restart interval needs JPEGs: expected write mode jpg or smart, not raw")
 

@@ -36,7 +36,9 @@ def estimate(
     views, crops = labelling.num_views, labelling.num_views * len(labelling.ids)
     missing = passes(growth.todo())
     ends, done, compressed = _measure(labelling, images, forwards, shown)
-    speeds = _speeds(ends, done)
+    mean = done[-1] / ends[-1]
+    # The mean is of the first batch too, which is in no part.
+    speeds = [*_speeds(ends, done), mean]
     return CacheReport(
         store=str(path),
         samples=len(labelling.ids),
@@ -49,7 +51,7 @@ def estimate(
         units=count_units(growth.manifest) * len(forwards),
         units_done=0,
         bytes_on_disk=round(compressed / done[-1] * crops),
-        seconds=missing * ends[-1] / done[-1],
+        seconds=missing / mean,
         dry_run=True,
         seconds_between=(missing / max(speeds), missing / min(speeds)) if len(speeds) > 1 else None,
     )

@@ -56,8 +56,10 @@ def export_teacher(
     path = Path(path)
     if path.suffix != PROGRAM_SUFFIX or not path.parent.is_dir():
         raise InputError(f"{path} must be a name in an existing folder that ends in {PROGRAM_SUFFIX}")
-    if path.is_dir() or (path.exists() and not boolean("force", force)):
-        raise InputError(f"{path} exists: choose another name, or pass force=True to replace it")
+    sidecar = path.with_name(path.name + ".json")
+    for file in (path, sidecar):
+        if file.is_dir() or (os.path.lexists(file) and not boolean("force", force)):
+            raise InputError(f"{file} exists: choose another name, or pass force=True to replace it")
     if batch is not None:
         at_least("batch", batch, 1)
     net, spec = checked_module(module, mean, std, size)
@@ -66,9 +68,11 @@ def export_teacher(
     program = _program(net, spec.size, batch)
     _compare(program, net, spec.size, batch)
     beside = {"mean": list(spec.mean), "std": list(spec.std), "size": spec.size}
-    write_file(path, program)
     text = json.dumps(beside | ({"categories": list(names)} if names else {}), ensure_ascii=False, indent=1)
-    write_file(path.with_name(path.name + ".json"), text + "\n")
+    # A program without its sidecar, or with that of another one, would be taken for something that it is not.
+    path.unlink(missing_ok=True)
+    write_file(sidecar, text + "\n")
+    write_file(path, program)
     return path
 
 

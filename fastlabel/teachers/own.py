@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fastlabel.errors import InputError
 from fastlabel.models.classifier import Classifier, ModelSpec, check_size
+from fastlabel.models.weights import weights_sha256
 from fastlabel.system.arguments import boolean, integer_vector, one_of
 from fastlabel.teachers.module_checks import check_classifier
 from fastlabel.teachers.precision import check_precision
@@ -56,6 +61,8 @@ def teacher(
     net, spec = checked_module(module, mean, std, size)
     called = type(net).__name__ if name is None else name
     one_of("name", called, str, "text")
+    if not called.strip():
+        raise InputError(f"name is {called!r}: give the teacher a name, or leave it out")
     boolean("keep_classes", keep_classes)
     check_precision(precision, boolean("tf32", tf32), "cuda", forward)
     options: dict[str, Any] = {"precision": precision, "tf32": tf32, "forward": forward, "keeps_classes": keep_classes}
@@ -65,7 +72,7 @@ def teacher(
         net,
         categories=category_names(categories, spec.num_classes),
         class_map=None if class_map is None else _columns(class_map, spec.num_classes),
-        extra_state=_hidden_buffers(net),
+        extra_state=_hidden_buffers(net) | {"attributes of modules": _attributes(net)},
         **options,
     )
 
@@ -105,6 +112,9 @@ def category_names(categories: Sequence[str], num_classes: int) -> tuple[str, ..
         one_of("a category", category, str, "the name of a class")
     if len(categories) not in (0, num_classes):
         raise InputError(f"{len(categories)} categories for {num_classes} classes: give a name for each, or none")
+    twice = [category for category, count in Counter(categories).items() if count > 1]
+    if twice:
+        raise InputError(f"categories name {twice[0][:60]!r} more than once: give each class its own name")
     return tuple(categories)
 
 
@@ -133,3 +143,38 @@ def _hidden_buffers(net: nn.Module) -> dict[str, Tensor]:
     """Buffers that a state dict leaves out: they decide labels too, so the digest has them."""
     kept = set(net.state_dict())
     return {f"buffer.{name}": value for name, value in net.named_buffers() if name not in kept}
+
+
+def _attributes(net: nn.Module) -> Tensor:
+    """What else decides labels, as uint8 for the digest: each part's class, and its attributes that are plain values.
+
+    A scale, an activation, a stride: two teachers with the same weights may differ in nothing else. The code of a
+    class is not among it.
+    """
+    ours = vars(nn.Module()).keys()
+    parts = {
+        name: [_place(type(part)), {key: _plain(value) for key, value in vars(part).items() if key not in ours}]
+        for name, part in net.named_modules()
+    }
+    return torch.tensor(list(json.dumps(parts, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON; of a function its name, and of any other object its class: its address is not the same again."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return sorted(([repr(_plain(key)), _plain(each)] for key, each in value.items()), key=repr)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        return weights_sha256({"": torch.as_tensor(value)})
+    return _place(value if hasattr(value, "__qualname__") else type(value))
+
+
+def _place(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{value.__qualname__}"

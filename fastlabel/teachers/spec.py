@@ -91,7 +91,8 @@ def resolve(given: TeacherSpec, sidecar: Mapping[str, Any], source: Mapping[str,
 def check_colours(name: str, values: Any) -> tuple[float, ...]:
     """Three finite numbers, one for each colour; a single one goes for all. InputError otherwise."""
     try:
-        numbers = tuple(float(value) for value in (values if isinstance(values, (list, tuple)) else [values]))
+        several = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
+        numbers = tuple(float(value) for value in (values if several else [values]))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be 3 numbers, one for each colour, not {values!r}") from error
     numbers = numbers * 3 if len(numbers) == 1 else numbers

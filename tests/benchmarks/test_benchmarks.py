@@ -101,6 +101,7 @@ def test_loss(tmp_path: Path) -> None:
         assert cell["times_faster_than"].keys() == {"dense", "fkd"} and cell["logits_bytes"] == 4 * 8 * cell["C"]
 
 
+@pytest.mark.slow
 def test_ways_to_compute_the_loss_agree() -> None:
     cases, logits = loss.make_cases(8, 100, 4, torch.device("cpu"), torch.float32, ["dense", "fkd"])
     fused, dense, fkd = (cases[name]() for name in ("fused", "dense", "fkd"))
@@ -141,6 +142,7 @@ def test_allocator() -> None:
     assert min(found["images_per_second"].values()) > 0 and "times as fast" in allocator._line("training", found)
 
 
+@pytest.mark.slow
 def test_transform_loss() -> None:
     cases = transform_loss.make_cases(4, 50, 8, 4.0)  # which compares loss and gradient with the dense ones
     assert {name: tuple(case().shape) for name, case in cases.items()} == dict.fromkeys(cases, (4, 50))

@@ -233,6 +233,7 @@ def test_mixing_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -
     assert "seed 0, CutMix 0.5 and MixUp 0.25 in blocks of 8, one draw a block" in cli("inspect", out).stdout
 
 
+@pytest.mark.slow
 def test_view_options(cli: Cli, photos: Path, teacher: Path, tmp_path: Path) -> None:
     """They win over a file, reach the manifest, and fail in one line."""
     base = ["cache-labels", photos, tmp_path / "l.zarr", "--teacher", teacher, "--views", 1, "--k", 2]

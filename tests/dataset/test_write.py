@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastlabel.dataset import sources, write
 from fastlabel.dataset.digits import load_digits
+from fastlabel.dataset.encode import Encoder
 from fastlabel.dataset.tables import JPEG, RAW
 from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import DatasetError, InputError
@@ -284,3 +285,9 @@ def test_half_a_jpeg_is_listed(photo_folder, out):
     path.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
     report = write_dataset(photo_folder, out, skip_broken=True, progress=False)
     assert report.num_samples == 11 and report.left_out[0].startswith(f"{path}: libjpeg says: ")
+
+
+@pytest.mark.parametrize("interval", ["4", 1.5, True, -1, 65536])
+def test_a_restart_interval_is_a_count_of_mcus(interval: object) -> None:
+    with pytest.raises(InputError, match="restart_interval"):
+        Encoder(restart_interval=interval)  # type: ignore[arg-type]

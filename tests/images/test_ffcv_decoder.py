@@ -26,7 +26,7 @@ from tests.betons import WriteBeton
 
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage  # isort: skip
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.slow]  # FFCV compiles its own pipelines
 POLICY = ViewPolicy.random_resized_crop(24, seed=5)
 COUNT = 16
 

@@ -234,6 +234,7 @@ def test_deep_json(store: Path, depth: int, file: str) -> None:
 # At random
 
 
+@pytest.mark.slow
 @pytest.mark.fault("11 fuzzed stores")
 def test_fuzzed_stores(tmp_path: Path) -> None:
     count = fuzz_store.run(10, seed=0, work=tmp_path)

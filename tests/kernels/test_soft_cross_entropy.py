@@ -196,6 +196,7 @@ def test_triton_equals_the_dense_loss(make_logits, p, dtype, lanes, steps):
 
 @pytest.mark.triton
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered")
+@pytest.mark.slow
 @pytest.mark.fault("17.B7 float64 temperatures reached the kernel as float32")
 def test_triton_computes_in_float64_throughout(make_logits):
     from tests.kernels import triton_loss as triton

@@ -12,6 +12,7 @@ import pytest
 from tests.reliability import fuzz_beton
 
 
+@pytest.mark.slow
 @pytest.mark.fault("11 fuzzed dataset files")
 def test_a_slice_of_the_fuzzer(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.reliability.fuzz_beton", "--seconds", "10", "--folder", str(tmp_path)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
@@ -74,6 +76,23 @@ def test_a_hidden_buffer_is_part_of_the_digest(mine):
     changed = Mine().eval()
     changed.scale += 1
     assert own(changed).sha256 != own(mine).sha256 == own(Mine().eval()).sha256
+
+
+def test_plain_attributes_of_modules_are_part_of_the_digest(mine):
+    """With the same weights, these are other teachers; the same module given again is the same."""
+
+    def changed(**attributes: object) -> str:
+        net = copy.deepcopy(mine)
+        for name, value in attributes.items():
+            setattr(net, name, value)
+        return own(net).sha256
+
+    plain = own(mine).sha256
+    assert changed() == plain == changed(training=False)
+    settings = [{"gain": 2.0}, {"gain": 3.0}, {"kind": "gelu"}, {"last": torch.Tensor.relu}, {"last": torch.Tensor.exp}]
+    settings += [{"table": np.arange(3)}, {"table": np.arange(1, 4)}]
+    digests = {changed(**attributes) for attributes in settings}
+    assert len(digests | {plain}) == len(settings) + 1
 
 
 def test_the_module_stays_as_it_is():
@@ -166,3 +185,23 @@ def test_what_torch_cannot_export_is_said(tmp_path):
     with pytest.raises(TeacherError, match="cannot take Mine"):
         fastlabel.export_teacher(module, Path(tmp_path, "t.pt2"), **HOW)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_colours_are_checked(mine):
+    assert own(mine, mean=np.array([0.5, 0.5, 0.5]), std=torch.tensor([0.25, 0.25, 0.5])).sha256 == own(mine).sha256
+    for options, message in (
+        ({"name": " "}, "name is ' ': give the teacher a name"),
+        ({"categories": ["cat", "dog", "cat"]}, "'cat' more than once"),
+        ({"mean": np.ones((2, 3))}, "mean must be 3 numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            own(mine, **options)
+
+
+@pytest.mark.parametrize("there", ["t.pt2", "t.pt2.json"])
+def test_an_export_replaces_neither_file_unasked(tmp_path, mine, there):
+    file = tmp_path / there
+    file.write_text("somebody's")
+    with pytest.raises(InputError, match=f"{there} exists: choose another name"):
+        fastlabel.export_teacher(mine, tmp_path / "t.pt2", **HOW)
+    assert [path.name for path in tmp_path.iterdir()] == [there] and file.read_text() == "somebody's"
