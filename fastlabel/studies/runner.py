@@ -21,6 +21,8 @@ from fastlabel.labels import ops as label_ops
 from fastlabel.labels.loss import SoftLabels
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.models.architectures import build_model
+from fastlabel.models.weights import weights_sha256
+from fastlabel.store.store import LabelStore
 from fastlabel.studies.augment import SiameseAugmentation
 from fastlabel.studies.config import Params, StudyConfig
 from fastlabel.studies.context import Workbench
@@ -104,6 +106,9 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     return outcome
 
 
+_GROWING = ("experts", "recipes", "learned")
+
+
 def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[str, Any]:
     config = bench.config
     numbers = sorted({0} | {number for cell in cells for number, _ in study.experts(bench, cell)})
@@ -118,13 +123,19 @@ def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[s
         "data": bench.data.fingerprint(),
         "val": bench.val.fingerprint(),
         "experts": {str(number): bench.experts[number].identity() for number in numbers},
-        "recipes": {name: dict(find_recipe(name).options) for name in sorted(_recipes(cells))},
+        "recipes": {name: dict(find_recipe(name).options) for name in sorted(_named(cells, "recipe"))},
+        "learned": {path: _labels_sha256(path) for path in sorted(_named(cells, "learned"))},
     }
 
 
-def _recipes(cells: Sequence[Params]) -> set[str]:
-    """Named recipes and files of recipes that cells train with."""
-    return {str(cell["recipe"]) for cell in cells if "recipe" in cell}
+def _named(cells: Sequence[Params], what: str) -> set[str]:
+    """Recipes, or stores of learned labels, that cells train with, by name or path."""
+    return {str(cell[what]) for cell in cells if what in cell}
+
+
+def _labels_sha256(path: str) -> str:
+    """SHA-256 (hex) of the labels of view 0 of a store, however it lies on disk."""
+    return weights_sha256(LabelStore.open(path).plane(0).labels.plane._asdict())
 
 
 def _begin(out: Path, identity: Mapping[str, Any]) -> None:
@@ -132,8 +143,8 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(identity))
     if path.exists():
         before = _read_identity(path)
-        # A grid may grow by experts and by recipes: those that only one of both has do not tell them apart.
-        for name in ("experts", "recipes"):
+        # A grid may grow by these: those that only one of both has do not tell them apart.
+        for name in _GROWING:
             ours, theirs = wanted[name], before[name]
             wanted[name], before[name] = theirs | ours, ours | theirs
         difference = first_difference(before, wanted)
@@ -151,8 +162,8 @@ def _begin(out: Path, identity: Mapping[str, Any]) -> None:
 def _read_identity(path: Path) -> dict[str, Any]:
     """What `_begin` wrote. InputError for the config.json of something else."""
     try:
-        before = {"recipes": {}, **json.loads(path.read_text())}
-        if isinstance(before["study"], str) and all(isinstance(before[name], dict) for name in ("experts", "recipes")):
+        before = {"recipes": {}, "learned": {}, **json.loads(path.read_text())}
+        if isinstance(before["study"], str) and all(isinstance(before[name], dict) for name in _GROWING):
             return dict(before)
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -20,14 +20,14 @@ from fastlabel.studies.runner import run_study
 from tests.studies.tiny import CLASSES, SIDE, colour_images, study_config
 
 
-def distilled(data: Any, folder: Path, learned: bool = True) -> tuple[Path, Path]:
+def distilled(data: Any, folder: Path, sure: float = 0.8) -> tuple[Path, Path]:
     """Two images a class with a little noise, and labels that lean to their class."""
     beton = Beton.open(data.train)
     ids = np.concatenate([np.flatnonzero(np.asarray(beton.targets) == one)[:2] for one in range(CLASSES)])
     random = np.random.default_rng(0)
     images = decode_pixels(beton, ids, SIDE).numpy() / np.float32(255) + random.normal(0, 0.05, (10, 3, SIDE, SIDE))
-    probs = np.full((10, CLASSES), 0.05, np.float32)
-    probs[np.arange(10), np.arange(10) // 2] = 0.8
+    probs = np.full((10, CLASSES), (1 - sure) / 4, np.float32)
+    probs[np.arange(10), np.arange(10) // 2] = sure
     np.savez(folder / "both.npz", images=images.astype(np.float32), labels=probs)
     out, store = folder / "distilled.beton", folder / "learned.zarr"
     write_distilled(f"tensors:{folder / 'both.npz'}", out, labels_out=store, classes_of=data.train, progress=False)
@@ -92,6 +92,14 @@ def test_the_baseline_has_a_column_of_learned_labels(data: Any, experts: Path, t
     wanted = -(0.8 * np.log(0.8) + 4 * 0.05 * np.log(0.05))
     found = outcome.rows.where(labels="learned").spread("label_entropy").mean
     assert found == pytest.approx(wanted, abs=0.05)
+    # Another store in its place is another study.
+    assert run_study(find_study("baseline"), config).done == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    store.rename(tmp_path / "first.zarr")
+    distilled(data, other, sure=0.6)[1].rename(store)
+    with pytest.raises(InputError, match=r"its learned.*learned.zarr.* is .*this one has .*choose another folder"):
+        run_study(find_study("baseline"), config)
 
 
 def test_a_store_of_other_images_is_refused(data: Any, experts: Path, tmp_path: Path) -> None:
