@@ -261,9 +261,9 @@ def _student(
         "images": len(ids),
         **_describe(labels, train.targets),
         **study.extra(bench, cell, by_class),
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(time.monotonic() - started, 6),
         "label_seconds": round(label_seconds, 5),
-        "test_seconds": round(metrics["val_seconds"], 3),
+        "test_seconds": round(metrics["val_seconds"], 6),
     }
 
 
