@@ -82,7 +82,9 @@ class TemperatureSchedule:
         if self.kind == "step":
             return max(self.end, self.start * self.factor ** (epoch // self.every))
         if self.kind == "cosine":
-            return self.end + (self.start - self.end) * ((1 + math.cos(math.pi * epoch / epochs)) / 2)
+            value = self.end + (self.start - self.end) * ((1 + math.cos(math.pi * epoch / epochs)) / 2)
+            # From 1 to 1e308 the sum is 0 in the first epoch: no temperature.
+            return min(max(value, min(self.start, self.end)), max(self.start, self.end))
         return self.start
 
     def plain(self) -> float | str:

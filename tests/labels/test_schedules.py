@@ -139,3 +139,8 @@ def test_any_text_is_phases_or_one_error(parts, text):
         except InputError:
             continue
         assert phases.plain() == written and sum(count for _, count in phases.parts) == total
+
+
+def test_a_schedule_stays_between_its_ends_where_their_difference_loses_the_smaller() -> None:
+    schedule = TemperatureSchedule.parse("T", "cosine:1,1e308")
+    assert [schedule.at(epoch, 4) >= 1 for epoch in range(4)] == [True] * 4 and schedule.at(0, 4) == 1
