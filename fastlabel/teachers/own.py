@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastlabel.digests import canonical_json
 from fastlabel.errors import InputError
 from fastlabel.models.classifier import Classifier, ModelSpec, check_size
-from fastlabel.models.weights import weights_sha256
 from fastlabel.system.arguments import boolean, integer_vector, one_of
 from fastlabel.teachers.module_checks import check_classifier
 from fastlabel.teachers.precision import check_precision
@@ -98,7 +97,7 @@ def checked_module(
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{type(module).__name__} cannot be copied by copy.deepcopy: {reason}") from error
-    kind = f"{OWN}{type(module).__module__}.{type(module).__qualname__}"[:200]
+    kind = f"{OWN}{_place(type(module))}"[:200]
     # Two classes stand for any number, until the module has run.
     spec = ModelSpec(kind, 2, size, check_colours("mean", mean), check_colours("std", std))
     num_classes = check_classifier(net, spec)
@@ -156,7 +155,7 @@ def _attributes(net: nn.Module) -> Tensor:
         name: [_place(type(part)), {key: _plain(value) for key, value in vars(part).items() if key not in ours}]
         for name, part in net.named_modules()
     }
-    return torch.tensor(list(json.dumps(parts, sort_keys=True).encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(canonical_json(parts).encode()), dtype=torch.uint8)
 
 
 def _plain(value: Any) -> Any:
@@ -171,8 +170,8 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, (torch.dtype, torch.device)):
         return str(value)
-    if isinstance(value, (Tensor, np.ndarray)):
-        return weights_sha256({"": torch.as_tensor(value)})
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return [str(value.dtype), _plain(value.tolist())]
     return _place(value if hasattr(value, "__qualname__") else type(value))
 
 

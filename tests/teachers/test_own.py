@@ -90,7 +90,8 @@ def test_plain_attributes_of_modules_are_part_of_the_digest(mine):
     plain = own(mine).sha256
     assert changed() == plain == changed(training=False)
     settings = [{"gain": 2.0}, {"gain": 3.0}, {"kind": "gelu"}, {"last": torch.Tensor.relu}, {"last": torch.Tensor.exp}]
-    settings += [{"table": np.arange(3)}, {"table": np.arange(1, 4)}]
+    settings += [{"table": np.arange(3)}, {"table": np.arange(1, 4)}, {"table": torch.arange(3)}]
+    settings += [{"gain": np.float32(2)}, {"gain": np.float32(3)}, {"names": np.array(["a", None], object)}]
     digests = {changed(**attributes) for attributes in settings}
     assert len(digests | {plain}) == len(settings) + 1
 
