@@ -84,7 +84,7 @@ class TemperatureSchedule:
         if self.kind == "cosine":
             value = self.end + (self.start - self.end) * ((1 + math.cos(math.pi * epoch / epochs)) / 2)
             # From 1 to 1e308 the sum is 0 in the first epoch: no temperature.
-            return min(max(value, min(self.start, self.end)), max(self.start, self.end))
+            return min(max(value, min(self.start, self.end)), self.highest)
         return self.start
 
     def plain(self) -> float | str:

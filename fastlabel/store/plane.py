@@ -77,8 +77,8 @@ class LabelPlane:
             InputError: ids are not integers, or one is outside of the dataset file.
             MissingLabelsError: a sample has no labels in this store.
         """
-        index = _as_ids(ids, self.num_samples)
-        index = index.to(self.labels.device, torch.int64)
+        # Labels are gathered when they are read: by then a caller may have changed the memory of their ids.
+        index = _as_ids(ids, self.num_samples).to(self.labels.device, torch.int64, copy=True)
         rows, lowest, highest, missing = sample_rows(index, self.rows, self.num_samples)
         if lowest < 0 or highest >= self.num_samples:
             raise InputError(f"sample ids must be 0 to {self.num_samples - 1}; got {lowest} to {highest}")
@@ -87,8 +87,7 @@ class LabelPlane:
                 f"sample {int(index[missing])} is not labelled in this store, which holds {len(self)} of "
                 f"{self.num_samples} samples"
             )
-        # Labels are gathered later: by then a caller may have changed their ids, which share memory with `rows`.
-        return self.labels.take(rows.clone() if rows.data_ptr() == index.data_ptr() else rows)
+        return self.labels.take(rows)
 
     def take(self, index_B: Tensor) -> TopKLabels:
         """As `plane[ids]` for int64 ids on its device that are known to be labelled: a GPU need not wait.

@@ -40,6 +40,8 @@ from fastlabel.train.loop import Evaluate, Trainer
 from fastlabel.train.named_recipes import find_recipe
 from fastlabel.train.objectives import PerSampleLoss, ScheduledLoss, cached_loss, cached_use, hard_loss
 
+_GROWING = ("experts", "recipes", "learned")  # parts of config.json by name
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -104,9 +106,6 @@ def run_study(study: Study, config: StudyConfig, command: str = "", progress: bo
     )
     write_results(out, study.question, _facts(study, bench, command, outcome, time.monotonic() - started), rows, report)
     return outcome
-
-
-_GROWING = ("experts", "recipes", "learned")
 
 
 def _identity(study: Study, bench: Workbench, cells: Sequence[Params]) -> dict[str, Any]:

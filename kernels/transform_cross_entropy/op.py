@@ -56,12 +56,12 @@ def transform_cross_entropy(
     label = Label(classes_BK, codes_BK, tail_B2, coefficients_BR, basis_DC, float(step))
     temperatures, kl = (float(label_temperature), float(student_temperature)), divergence == "kl"
     factor = temperatures[1] ** 2 if temperature_squared else 1.0
+    needs_gradient = torch.is_grad_enabled() and logits_BC.requires_grad
     # Tensors of another type are those that trace: they see the operator.
     if torch.compiler.is_compiling() or type(logits_BC) not in (Tensor, torch.nn.Parameter):
-        needs_gradient = torch.is_grad_enabled() and logits_BC.requires_grad
         loss_B, _ = _operator(logits_BC, *label, *temperatures, kl, needs_gradient)
         return _reduce(loss_B, reduction, factor)
-    if not (torch.is_grad_enabled() and logits_BC.requires_grad):
+    if not needs_gradient:
         return _reduce(_forward(logits_BC, label, temperatures, kl, 1.0, False)[0], reduction, factor)
     loss: Tensor = _Eager.apply(logits_BC, label, temperatures, kl, reduction, factor)
     return loss
