@@ -72,8 +72,8 @@ def stop_after(epochs: int, run: Path) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-if __name__ == "__main__":
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+def run_all(folder: Path, rank: int) -> None:
+    """All commands of one rank, and its runs by hand."""
     codes = [run_command(student_arguments(folder, folder / "two"))]
     if rank == 1:
         threading.Thread(target=stop_after, args=(3, folder / "stopped"), daemon=True).start()
@@ -85,3 +85,8 @@ if __name__ == "__main__":
         train_uneven(folder, folder / "uneven", ranks)
         train_uneven(folder, folder / "pairs", ranks, views_per_image=2)
     (folder / f"codes-{rank}").write_text(" ".join(map(str, codes)))
+
+
+if __name__ == "__main__":
+    # Not here: what a module holds lives on while Python ends, and with the process group its threads.
+    run_all(Path(sys.argv[1]), int(os.environ["RANK"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -190,5 +191,9 @@ def _control_group(patience: timedelta) -> Any:
 
 
 def _leave() -> None:
+    """Take the groups down, and their threads with them: one that lets go of a tensor while Python ends aborts."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    # Each of these keeps a group's threads alive: what is remembered here, and a network that is garbage in a cycle.
+    _controls.clear()
+    gc.collect()

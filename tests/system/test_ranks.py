@@ -90,11 +90,11 @@ def test_a_lost_rank_is_known_by_where_it_fails_not_by_words() -> None:
     assert PATIENCE < GPU_PATIENCE  # PyTorch would end the process without a sentence
 
 
-@pytest.mark.slow
-def test_two_ranks(tmp_path: Path) -> None:
+def two_ranks(driver: str, folder: Path) -> None:
+    """Run `driver FOLDER` on two ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
-        [*command, "tests.system.ranks_driver", str(tmp_path)],
+        [*command, driver, str(folder)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -103,6 +103,20 @@ def test_two_ranks(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_no_thread_of_a_group_is_left_when_python_ends(tmp_path: Path) -> None:
+    """One that lets go of a tensor then aborts the process: "terminate called without an active exception"."""
+    two_ranks("tests.system.leave_driver", tmp_path)
+    for rank in range(2):
+        assert "gloo" in (tmp_path / f"talks-{rank}").read_text()
+        assert (tmp_path / f"ended-{rank}").read_text() == ""
+
+
+@pytest.mark.slow
+def test_two_ranks(tmp_path: Path) -> None:
+    two_ranks("tests.system.ranks_driver", tmp_path)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     shared = {
         "agree": "of 0",
