@@ -55,7 +55,7 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     """Write the images of SRC into one file, OUT.beton, and the class names into OUT.beton.json.
 
     SRC is a folder of class folders (any image that Pillow reads), digits:train, digits:test,
-    wds:PATTERN (tars of KEY.jpg and KEY.cls), or
+    wds:PATTERN (tars of KEY.jpg and KEY.cls), hf:PATH:SPLIT (Parquet, or a dataset that Hugging Face saved), or
     torchvision:CLASS:ROOT:train, as in torchvision:CIFAR10:data:train (already downloaded), or tensors:IMAGES,LABELS
     (.pt, .npz, .h5, ...), one file or two: docs/interchange.md.
     """

@@ -50,6 +50,10 @@ def open_source(source: str | Path | Source) -> Source:
         from fastlabel.dataset.tar_source import TarSource
 
         return TarSource(text)
+    if text.startswith("hf:"):
+        from fastlabel.dataset.hugging_face import HuggingFaceSource
+
+        return HuggingFaceSource(text)
     if text.startswith("digits:"):
         return DigitsSource(text)
     if text.startswith("torchvision:"):

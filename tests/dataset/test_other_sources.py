@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,28 +16,15 @@ from fastlabel.dataset.sources import open_source
 from fastlabel.dataset.write import write_dataset
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.labelling.cache import cache_labels
-from tests.conftest import photo_like
+from tests.dataset.hugging_face_tables import table
+from tests.dataset.tiny_images import NAMES
 from tests.stores import digests, make_teacher
-
-NAMES = ("n01", "n02", "n03")
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """50 images as Tiny-ImageNet's train: CLASS/images/*.JPEG beside CLASS_boxes.txt."""
-    root = tmp_path / "train"
-    for index in range(50):
-        folder = root / NAMES[index % 3] / "images"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder.parent / f"{folder.parent.name}_boxes.txt").write_text("x")
-        Image.fromarray(photo_like(24, 28, index, index + 1)).save(folder / f"{index:02d}.JPEG", quality=95)
-    return root
 
 
 def as_tars(root: Path) -> str:
@@ -69,7 +57,10 @@ class Items:
 
 
 def test_folder_tars_and_datasets_give_the_same_labels(tiny, tmp_path):
-    sources = {"folder": tiny, "tar": as_tars(tiny)} | {kind: Items(tiny, kind) for kind in ("path", "bytes", "pil")}
+    sources = {"folder": tiny, "tar": as_tars(tiny), "hf": f"hf:{tmp_path}/train.parquet"} | {
+        kind: Items(tiny, kind) for kind in ("path", "bytes", "pil")
+    }
+    pq.write_table(table(tiny), tmp_path / "train.parquet", row_group_size=7)
     stores, fingerprints = [], []
     for name, source in sources.items():
         report = write_dataset(source, tmp_path / f"{name}.beton", progress=False, classes=NAMES)
@@ -77,11 +68,11 @@ def test_folder_tars_and_datasets_give_the_same_labels(tiny, tmp_path):
         assert len(report.not_images) == {"folder": 3, "tar": 50}.get(name, 0)
         fingerprints.append(Beton.open(tmp_path / f"{name}.beton").fingerprint())
         store = tmp_path / f"{name}.zarr"
-        if name in ("folder", "tar"):
+        if name in ("folder", "tar", "hf"):
             cache_labels(tmp_path / f"{name}.beton", store, [make_teacher()], views=1, k=2, forward_batch=16)
             stores.append(digests(store))
     assert len(set(fingerprints)) == 1
-    assert stores[0] == stores[1]
+    assert stores[0] == stores[1] == stores[2]
 
 
 def test_one_folder_of_images_is_no_class(tmp_path, cli):

@@ -1,0 +1,111 @@
+"""Columns of Parquet and Arrow files, row by row, with pyarrow. Few row groups are in memory at once."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+from fastlabel.errors import DatasetError, InputError
+from fastlabel.system.regular_files import open_regular
+
+GROUPS_KEPT = 3  # threads that read in order are in one group, or at the border of two
+Rows = Any  # a pyarrow.ChunkedArray
+
+
+class ArrowFile(Protocol):
+    """A table in a file. `value` may be called from many threads."""
+
+    path: Path
+    schema: Any
+    num_rows: int
+
+    def column(self, name: str) -> Rows:
+        """All values of a column."""
+
+    def value(self, name: str, row: int) -> Any:
+        """One value, as a Python object."""
+
+
+def arrow() -> Any:
+    """The module pyarrow; InputError where it is not installed."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise InputError(f"hf: needs pyarrow: pip install 'fastlabel[hf]' or pip install pyarrow ({error})") from error
+    return pyarrow
+
+
+def open_arrow_file(path: Path) -> ArrowFile:
+    """A .arrow file as datasets writes it, else Parquet. DatasetError where it cannot be read."""
+    pa = arrow()
+    try:
+        os.close(open_regular(path))
+        return StreamFile(path) if path.suffix == ".arrow" else ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+class ParquetFile:
+    """Parquet is compressed by groups of rows: what one row costs is its group."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as parquet
+
+        self.path = path
+        self._file = parquet.ParquetFile(path)
+        self.schema, self.num_rows = self._file.schema_arrow, self._file.metadata.num_rows
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._ends = list(accumulate(sizes, initial=0))
+        self._kept: OrderedDict[tuple[str, int], Rows] = OrderedDict()
+        self._lock = Lock()  # one reader at a time: pyarrow's is not made for several
+
+    def column(self, name: str) -> Rows:
+        with self._lock:
+            return _guarded(self.path, lambda: self._file.read(columns=[name]).column(name))
+
+    def value(self, name: str, row: int) -> Any:
+        group = bisect_right(self._ends, row) - 1
+        return self._group(name, group)[row - self._ends[group]].as_py()
+
+    def _group(self, name: str, group: int) -> Rows:
+        with self._lock:
+            if (name, group) not in self._kept:
+                read = _guarded(self.path, lambda: self._file.read_row_group(group, columns=[name]).column(name))
+                self._kept[name, group] = read
+            self._kept.move_to_end((name, group))
+            while len(self._kept) > GROUPS_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[name, group]
+
+
+class StreamFile:
+    """An Arrow stream lies in the file as it lies in memory: it is mapped, and a row costs a row."""
+
+    def __init__(self, path: Path) -> None:
+        pa = arrow()
+        self.path = path
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            self._table = stream.read_all()
+        self.schema, self.num_rows = self._table.schema, self._table.num_rows
+
+    def column(self, name: str) -> Rows:
+        return self._table.column(name)
+
+    def value(self, name: str, row: int) -> Any:
+        return self._table.column(name)[row].as_py()
+
+
+def _guarded(path: Path, read: Any) -> Rows:
+    try:
+        return read()
+    except (OSError, arrow().ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
