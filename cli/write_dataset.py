@@ -24,8 +24,9 @@ OF_TENSORS = {
 @click.option("--max-resolution", type=click.IntRange(min=1), metavar="N", help="Longer side at most N pixels.")
 @click.option(
     "--write-mode",
-    type=click.Choice(["jpg", "raw", "smart"]),
-    help="smart: the smaller of JPEG and raw pixels. [default: jpg; raw for the digits]",
+    type=click.Choice(["jpg", "raw", "smart", "keep"]),
+    help="smart: the smaller of JPEG and raw pixels; keep: JPEGs as they are, the others as jpg. "
+    "[default: jpg; raw for the digits]",
 )
 @click.option(
     "--smart-threshold",
@@ -90,5 +91,7 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
         f"wrote {report.path}: {report.num_samples:,} samples, {len(report.classes):,} classes, "
         f"{report.nbytes:,} bytes ({report.write_mode}), {len(report.left_out):,} left out"
     )
+    if report.write_mode == "keep":
+        click.echo(f"{report.kept:,} JPEGs as they were, {report.num_samples - report.kept:,} images encoded anew")
     if report.not_images:
         click.echo(f"{len(report.not_images):,} files and folders are no images, for example {report.not_images[0]}")

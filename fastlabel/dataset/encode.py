@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastlabel.dataset.image_files import UnreadableImageError, shrink
+from fastlabel.dataset.image_files import UnreadableImageError, read_image_bytes, read_plain_jpeg, shrink
 from fastlabel.dataset.tables import IMAGE, JPEG, RAW
 from fastlabel.errors import InputError
 from fastlabel.system.arguments import integer_between
 
-WRITE_MODES = ("jpg", "raw", "smart")
+WRITE_MODES = ("jpg", "raw", "smart", "keep")
 MAX_JPEG_SIDE = 65500  # of libjpeg
 MAX_RESTART_INTERVAL = 65535  # a JPEG keeps it in 16 bits
 RESTART_INTERVAL = 2  # MCUs: one view is decoded fastest, see docs/images.md
@@ -20,16 +20,18 @@ _MCU = 16  # pixels: OpenCV halves the resolution of colours both ways
 
 @dataclass(frozen=True)
 class Encoded:
-    """image_field: IMAGE [1], its data_ptr still to be set; payload: uint8 [bytes]."""
+    """image_field: IMAGE [1], its data_ptr still to be set; payload: uint8 [bytes]; kept: as they came."""
 
     image_field: np.ndarray
     payload: np.ndarray
+    kept: bool = False
 
 
 @dataclass(frozen=True)
 class Encoder:
     """How images are stored. `smart` without a threshold keeps the smaller of JPEG and raw pixels; with one,
-    images above that many raw bytes become JPEGs, as in ffcv. `restart_interval` is in MCUs (the blocks of 16
+    images above that many raw bytes become JPEGs, as in ffcv. `keep` leaves JPEGs that fit as they are, and makes JPEGs
+    of the others. `restart_interval` is in MCUs (the blocks of 16
     pixels that a JPEG codes as one), 0 for no restart markers (ITU-T T.81, B.2.4.4): the pixels are the same with them.
     A JPEG gets the largest interval up to this one that divides the MCUs of its rows.
     """
@@ -54,8 +56,20 @@ class Encoder:
 
         # 0 is no markers, more are MCUs.
         integer_between("restart_interval", self.restart_interval, 0, MAX_RESTART_INTERVAL + 1)
-        if self.restart_interval and self.write_mode == "raw":
-            raise InputError("a restart interval needs JPEGs: expected write mode jpg or smart, not raw")
+        if self.restart_interval and self.write_mode in ("raw", "keep"):
+            raise InputError(
+                f"a restart interval needs JPEGs of our own: expected write mode jpg or smart, not {self.write_mode}"
+            )
+
+    def keep(self, data: bytes) -> Encoded:
+        """An image file's bytes as they are, where they are a JPEG that fits; encoded anew where not.
+
+        Raises UnreadableImageError for an image that cannot be read, or is too large for a JPEG.
+        """
+        image = read_plain_jpeg(data)
+        if image is not None and max(image.shape) <= (self.max_resolution or MAX_JPEG_SIDE):
+            return Encoded(_image_field(JPEG, image), np.frombuffer(data, np.uint8), kept=True)
+        return self.encode(read_image_bytes(data))
 
     def encode(self, image: np.ndarray) -> Encoded:
         """RGB uint8 [H, W, 3], made smaller where needed, as it will be stored; the bytes are those of ffcv's writer.

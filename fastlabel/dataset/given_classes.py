@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlabel.dataset.class_names import MOST_BYTES, read_class_names
-from fastlabel.dataset.sources import Source
+from fastlabel.dataset.sources import Source, with_files
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.system.regular_files import read_regular
 
@@ -38,7 +38,14 @@ class Renumbered:
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
         image, target = self._source.sample(row)
-        return image, self._numbers[target] if 0 <= target < len(self._numbers) else target
+        return image, self._number(target)
+
+    def file(self, row: int) -> tuple[bytes, int]:
+        data, target = with_files(self._source).file(row)
+        return data, self._number(target)
+
+    def _number(self, target: int) -> int:
+        return self._numbers[target] if 0 <= target < len(self._numbers) else target
 
 
 def given_names(classes: str | os.PathLike[str] | Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlabel.dataset.arrow_files import ArrowFile, Rows, arrow, open_arrow_file
-from fastlabel.dataset.image_files import UnreadableImageError, read_image, read_image_bytes
+from fastlabel.dataset.image_files import UnreadableImageError, read_bytes, read_image_bytes
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.system.regular_files import read_regular
 
@@ -53,20 +53,24 @@ class HuggingFaceSource:
         return f"row {inside} of {file.path}"
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
+        data, target = self.file(row)
+        return read_image_bytes(data), target
+
+    def file(self, row: int) -> tuple[bytes, int]:
         file, inside = self._place(row)
-        return self._pixels(file.value(self._columns.image, inside)), int(self._targets[row])
+        return self._bytes(file.value(self._columns.image, inside)), int(self._targets[row])
 
     def _place(self, row: int) -> tuple[ArrowFile, int]:
         number = int(np.searchsorted(self._ends, row, side="right"))
         return self._files[number], row - (int(self._ends[number - 1]) if number else 0)
 
-    def _pixels(self, value: Any) -> np.ndarray:
+    def _bytes(self, value: Any) -> bytes:
         """Of an Image as Hugging Face stores it: {"bytes": ..., "path": ...}, or the bytes alone."""
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if isinstance(data, bytes):
-            return read_image_bytes(data)
+            return data
         if data is None and isinstance(path, str):
-            return read_image(self._root / path)
+            return read_bytes(self._root / path)
         raise UnreadableImageError(f"its {self._columns.image} holds neither encoded bytes nor a path")
 
 

@@ -38,6 +38,31 @@ def read_image_bytes(data: bytes) -> np.ndarray:
     return _read(lambda: io.BytesIO(data))
 
 
+def read_plain_jpeg(data: bytes) -> np.ndarray | None:
+    """RGB uint8 [H, W, 3] of a JPEG that every reader of a .beton takes as it is; None for any other bytes."""
+    from fastlabel.dataset.turbojpeg import read_jpeg
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            plain = image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= MAX_SIDE
+            height, width = image.height, image.width
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError):
+        return None
+    if not plain:
+        return None
+    pixels, complaint = read_jpeg(data, height, width)
+    return pixels if complaint is None else None
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of an image file. UnreadableImageError where it cannot be read."""
+    try:
+        with open(open_regular(path), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+
+
 def _read(opened: Callable[[], BinaryIO]) -> np.ndarray:
     try:
         with opened() as file, Image.open(file) as image:

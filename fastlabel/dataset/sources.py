@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
 from fastlabel.dataset.digits import SPLITS, load_digits
-from fastlabel.dataset.image_files import UnreadableImageError, read_image, to_rgb
+from fastlabel.dataset.image_files import UnreadableImageError, read_bytes, read_image, to_rgb
 from fastlabel.errors import DatasetError, InputError
 
 # What file managers and disk stations leave behind, besides hidden files.
@@ -39,6 +39,13 @@ class Source(Protocol):
         """RGB uint8 [H, W, 3] and the class id. Raises UnreadableImageError."""
 
 
+class FileSource(Source, Protocol):
+    """A source whose samples are image files, of which it gives the bytes too."""
+
+    def file(self, row: int) -> tuple[bytes, int]:
+        """The bytes of the image file and the class id. Raises UnreadableImageError."""
+
+
 def open_source(source: str | Path | Source) -> Source:
     """The source that SRC names; InputError (DatasetError for missing data) when there is none."""
     if not isinstance(source, (str, Path)):
@@ -59,6 +66,13 @@ def open_source(source: str | Path | Source) -> Source:
     if text.startswith("torchvision:"):
         return TorchvisionSource(text)
     return FolderSource(Path(source))
+
+
+def with_files(source: Source) -> FileSource:
+    """The source, where it has image files; InputError where it has pixels alone."""
+    if not hasattr(source, "file"):
+        raise InputError("write mode keep keeps the bytes of image files, and this source gives pixels: use jpg or raw")
+    return cast(FileSource, source)
 
 
 class FolderSource:
@@ -96,6 +110,9 @@ class FolderSource:
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
         return read_image(self._files[row]), self._targets[row]
+
+    def file(self, row: int) -> tuple[bytes, int]:
+        return read_bytes(self._files[row]), self._targets[row]
 
     def _walk(self, folder: Path, seen: set[Path]) -> Iterator[Path]:
         """Every image below, through links too (one that leads nowhere will be named as unreadable), each once."""

@@ -53,13 +53,17 @@ class TarSource:
         return f"{place.key} in {place.shard}"
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
+        data, target = self.file(row)
+        return read_image_bytes(data), target
+
+    def file(self, row: int) -> tuple[bytes, int]:
         place = self._places[row]
         try:
             with open(open_regular(place.shard), "rb") as file:
                 data = os.pread(file.fileno(), place.nbytes, place.offset)
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
-        return read_image_bytes(data), place.target
+        return data, place.target
 
     def _read(self, shard: Path) -> list[_Place]:
         """The samples of one tar, of whose images only the headers are read."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastlabel.dataset.image_files import UnreadableImageError, read_image, read_image_bytes, to_rgb
+from fastlabel.dataset.image_files import UnreadableImageError, read_bytes, read_image, read_image_bytes, to_rgb
 from fastlabel.errors import DatasetError, InputError
 
 
@@ -38,6 +38,20 @@ class TorchSource:
         return f"sample {row} of {type(self._data).__name__}"
 
     def sample(self, row: int) -> tuple[np.ndarray, int]:
+        image, target = self._item(row)
+        return pixels_of(image), target
+
+    def file(self, row: int) -> tuple[bytes, int]:
+        image, target = self._item(row)
+        if isinstance(image, (str, os.PathLike)):
+            return read_bytes(Path(image)), target
+        if isinstance(image, (bytes, bytearray)):
+            return bytes(image), target
+        raise UnreadableImageError(
+            f"its image is of type {type(image).__name__}: write mode keep takes paths and encoded bytes"
+        )
+
+    def _item(self, row: int) -> tuple[Any, int]:
         item = self._data[row]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise UnreadableImageError(f"it is of type {type(item).__name__}, expected (image, class)")
@@ -45,7 +59,7 @@ class TorchSource:
             target = int(item[1])
         except (TypeError, ValueError) as error:
             raise UnreadableImageError(f"its class is {str(item[1])[:40]!r}, expected a number") from error
-        return pixels_of(item[0]), target
+        return item[0], target
 
 
 def pixels_of(image: Any) -> np.ndarray:

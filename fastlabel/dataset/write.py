@@ -17,7 +17,7 @@ from fastlabel.dataset.class_names import class_names_path
 from fastlabel.dataset.encode import RESTART_INTERVAL, Encoded, Encoder
 from fastlabel.dataset.given_classes import Renumbered, given_names
 from fastlabel.dataset.image_files import UnreadableImageError
-from fastlabel.dataset.sources import Source, open_source
+from fastlabel.dataset.sources import Source, open_source, with_files
 from fastlabel.errors import DatasetError, InputError
 from fastlabel.system.atomic_files import new_file, write_file
 from fastlabel.system.progress import Progress
@@ -32,6 +32,7 @@ class WriteReport:
     Attributes:
         left_out: one "name: reason" for each unreadable image, in order.
         not_images: files and folders of the source that were not looked at, as their names tell no image.
+        kept: JPEGs that were stored as they were.
     """
 
     path: str
@@ -41,6 +42,7 @@ class WriteReport:
     write_mode: str
     left_out: tuple[str, ...]
     not_images: tuple[str, ...]
+    kept: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +68,8 @@ def write_dataset(
     source: a folder, a name, or any torch dataset whose items are (image, class). classes: names in order, a text file
     of them, or another .beton: a class gets its number there, as a validation set needs those of its training set.
 
-    write_mode: jpg, raw, smart, or None for the source's own: raw for the digits, jpg for the others.
+    write_mode: jpg, raw, smart, keep (JPEGs that fit as they are, the others as jpg), or None for the source's own:
+    raw for the digits, jpg for the others.
     restart_interval: MCUs between restart markers of the JPEGs, at most; 0 for none; None for 2.
     workers: threads that read and encode; 0 takes every core. skip_broken: leave unreadable images out (the
     report lists them) instead of stopping at the first. `out` appears whole or not at all.
@@ -81,8 +84,11 @@ def write_dataset(
         raise DatasetError(f"{out} exists: choose another name, or pass --force to replace it")
     options = (max_resolution, jpeg_quality, smart_threshold)
     _encoder(write_mode or "jpg", options, restart_interval)  # before the source is read
-    opened = _with_classes(open_source(source), source, classes)
+    opened = open_source(source)
     encoder = _encoder(write_mode or opened.write_mode, options, restart_interval)
+    if encoder.write_mode == "keep":
+        with_files(opened)
+    opened = _with_classes(opened, source, classes)
     with new_file(out, replace=force, error=DatasetError) as handle:
         beton = BetonFile(handle, max_samples=len(opened))
         written = _write_samples(beton, opened, encoder, workers or _num_cores(), skip_broken, progress)
@@ -97,12 +103,13 @@ def write_dataset(
         encoder.write_mode,
         tuple(written.left_out),
         tuple(opened.not_images),
+        written.kept,
     )
 
 
 def _encoder(write_mode: str, options: tuple[int | None, int, int | None], restart_interval: int | None) -> Encoder:
     if restart_interval is None:
-        restart_interval = 0 if write_mode == "raw" else RESTART_INTERVAL
+        restart_interval = 0 if write_mode in ("raw", "keep") else RESTART_INTERVAL
     return Encoder(write_mode, *options, restart_interval)
 
 
@@ -126,6 +133,7 @@ class _Written:
     num_samples: int
     classes: list[str]
     left_out: list[str]
+    kept: int
 
 
 def _write_samples(
@@ -133,6 +141,7 @@ def _write_samples(
 ) -> _Written:
     counts: Counter[int] = Counter()
     left_out: list[str] = []
+    kept = 0
     bar = Progress("write-dataset", len(source), "images", shown=progress)
     with bar, closing(_in_order(source, encoder, workers)) as futures:
         for row, future in futures:
@@ -149,6 +158,7 @@ def _write_samples(
                     raise DatasetError(f"{source.name(row)}: class {target} of {len(source.classes)} classes")
                 beton.append(encoded.image_field, encoded.payload, target)
                 counts[target] += 1
+                kept += encoded.kept
             bar.update()
     if not counts:
         raise DatasetError(f"not one of the {len(source)} images can be read; the first: {left_out[:1]}")
@@ -156,7 +166,7 @@ def _write_samples(
     empty = [name for target, name in enumerate(classes) if not counts[target]]
     if left_out and empty:
         raise DatasetError(f"no readable image is left in class {', '.join(empty)}; the first left out: {left_out[0]}")
-    return _Written(counts.total(), classes, left_out)
+    return _Written(counts.total(), classes, left_out, kept)
 
 
 def _in_order(
@@ -165,6 +175,9 @@ def _in_order(
     """Every row of the source with its encoding, in order; a bounded number of them in the works."""
 
     def work(row: int) -> tuple[Encoded, int]:
+        if encoder.write_mode == "keep":
+            data, target = with_files(source).file(row)
+            return encoder.keep(data), target
         image, target = source.sample(row)
         return encoder.encode(image), target
 
