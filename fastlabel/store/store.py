@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fastlabel.errors import ManifestMismatchError, MissingLabelsError, StoreErr
 from fastlabel.labels.codec import TopKCodec
 from fastlabel.labels.topk import TopKLabels
 from fastlabel.labels.transform_codec import TransformCodec
-from fastlabel.store import layout, units
+from fastlabel.store import layout, tables, units
 from fastlabel.store.layout import NODE, SAMPLES, UNITS
 from fastlabel.store.manifest import Manifest, TeacherInfo
 from fastlabel.store.metadata import Metadata, read_metadata
@@ -292,6 +292,39 @@ class LabelStore:
         samples = self.manifest.dataset.num_samples
         planes = [{name: values[at] for name, values in parts.items()} for at in range(len(views))]
         return [LabelPlane.from_numpy(one, codec, self._plane_ids, samples).to(device) for one in planes]
+
+    def to_numpy(
+        self, views: int | Sequence[int] | None = None, teacher: int = 0, temperature: float = 1.0
+    ) -> dict[str, NDArray[Any]]:
+        """The labels of some views (None: all) of the N labelled samples, as arrays.
+
+        Returns:
+            ids int64 [N], ascending; views int64 [V]; classes int32 [V, N, K] and their probs float32 [V, N, K] at
+            that temperature; rest float32 [V, N], of each class that is not listed; entropy float64 [V, N] in nats.
+            Labels with a transform list all classes, in their order.
+
+        Raises:
+            MissingLabelsError, StoreError: as :meth:`plane`.
+            InputError: no views, or a temperature that is not positive.
+        """
+        return tables.as_numpy(self, views, teacher, temperature)
+
+    def to_pandas(self, views: int | Sequence[int] | None = None, teacher: int = 0, temperature: float = 1.0) -> Any:
+        """As :meth:`to_numpy`, as a DataFrame of a row for each label: view, id, top1, top1_prob, entropy, rest, and
+        classes and probs as arrays [K]. InputError without pandas."""
+        return tables.as_pandas(self, views, teacher, temperature)
+
+    def to_parquet(
+        self,
+        path: str | os.PathLike[str],
+        views: int | Sequence[int] | None = None,
+        teacher: int = 0,
+        temperature: float = 1.0,
+        force: bool = False,
+    ) -> None:
+        """Write the rows of :meth:`to_pandas` to a Parquet file, a view at a time. InputError without pyarrow, or
+        where the file exists and `force` is not given."""
+        tables.write_parquet(self, Path(path), views, teacher, temperature, force)
 
     def read_unit(self, unit: UnitAddress, teacher: int = 0) -> Labels:
         """The labels of a committed unit as :meth:`write` takes them. Raises what :meth:`unit_labels` raises."""
