@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastlabel.labels.topk import TopKLabels
     from fastlabel.labels.transform import TransformLabels
     from fastlabel.labels.transform_codec import TransformCodec
+    from fastlabel.loading.dataset import SoftLabelDataset
     from fastlabel.loading.loader import Batch, SoftLabelLoader
     from fastlabel.store.plane import LabelPlane
     from fastlabel.store.store import LabelStore
@@ -36,6 +37,7 @@ _HOMES = {
     "LabelPlane": "store.plane",
     "LabelStore": "store.store",
     "Mixing": "views",
+    "SoftLabelDataset": "loading.dataset",
     "SoftLabelLoader": "loading.loader",
     "SoftLabelLoss": "labels.soft_label_loss",
     "SparseLabels": "labels.sparse",
@@ -58,6 +60,7 @@ __all__ = [
     "LabelPlane",
     "LabelStore",
     "Mixing",
+    "SoftLabelDataset",
     "SoftLabelLoader",
     "SoftLabelLoss",
     "SparseLabels",

@@ -20,8 +20,8 @@ FOLDERS = (ROOT, ROOT / "fastlabel", ROOT / "docs")  # what a path in a document
 WRITTEN = re.compile(r"`([\w.-]+(?:/[\w.*-]+)*/?)`")
 
 PUBLIC = {
-    "fastlabel": "Batch FastlabelError LabelPlane LabelStore Mixing SoftLabelLoader SoftLabelLoss SparseLabels "
-    "TopKCodec TopKLabels TransformCodec TransformLabels ViewPolicy cache_labels export_teacher label_ops "
+    "fastlabel": "Batch FastlabelError LabelPlane LabelStore Mixing SoftLabelDataset SoftLabelLoader SoftLabelLoss "
+    "SparseLabels TopKCodec TopKLabels TransformCodec TransformLabels ViewPolicy cache_labels export_teacher label_ops "
     "soft_cross_entropy teacher write_dataset",
     "fastlabel.label_ops": "accuracy_weights average average_logits average_scaled_logits entropy keep_top mix "
     "random_injection remove_class renormalise replace_by_hard shuffle_rest smoothed_like swap top1",

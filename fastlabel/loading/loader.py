@@ -220,6 +220,18 @@ class SoftLabelLoader:
         """The views that an epoch shows of each sample, in the order of its crops in a batch."""
         return self.plan.views(integer_between("epoch", epoch, 0, MAX_VIEW))
 
+    def read(self, ids: ArrayLike, epoch: int) -> Batch:
+        """The crops of any samples, in any order, as that epoch shows them: at most as many as a batch has.
+
+        Raises:
+            InputError: an id is not in the dataset file, or there are too many.
+            MissingLabelsError: a sample has no labels.
+        """
+        views = self.views(epoch)
+        crops = self._images_at(epoch).decode(ids, views)
+        planes = self._planes.get(views) if self._planes is not None else None
+        return self._batch(crops.ids, crops.images, planes, views)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the latest iteration stands: how many batches of which epoch were handed out, and of which loader.
 
@@ -309,9 +321,7 @@ class SoftLabelLoader:
         if self._planes is not None:
             planes = self._planes.get(views)
             self._planes.prefetch(self.views(place.epoch + 1))
-        if self._images.size != self.sizes.at(place.epoch):
-            self._images = self._make_images(self.sizes.at(place.epoch))
-        with self._images.epoch(self.share.of(ids, self.batching.images), views) as batches:
+        with self._images_at(place.epoch).epoch(self.share.of(ids, self.batching.images), views) as batches:
             for batch in batches:
                 place.batches += 1
                 yield self._batch(batch.ids, batch.images, planes, views)
@@ -321,6 +331,12 @@ class SoftLabelLoader:
             size = self._images.size
             crops = torch.empty((0, self.batching.views_per_image, size, size, 3), dtype=torch.uint8)
             yield self._batch(ids[:0], crops, planes, views)
+
+    def _images_at(self, epoch: int) -> ImageLoader:
+        """What makes the crops, of the size that this epoch has."""
+        if self._images.size != self.sizes.at(epoch):
+            self._images = self._make_images(self.sizes.at(epoch))
+        return self._images
 
     def _batch(
         self, ids: NDArray[np.int64], images_BVHWC: Tensor, planes: PlaneStack | None, views: list[int]
