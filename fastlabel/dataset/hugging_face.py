@@ -100,6 +100,9 @@ def _find(text: str, path: Path, split: str) -> list[Path]:
         names = sorted({file.name for file in path.rglob("*.parquet")})
         there = f"; the Parquet files there: {', '.join(names[:5])}" if names else ""
         raise DatasetError(f"{text}: no {split}-*.parquet, {split}/*.parquet or {split}/state.json in {path}{there}")
+    folders = sorted({str(file.parent) for file in found})
+    if len(folders) > 1:
+        raise InputError(f"{text}: {split} is in {len(folders)} folders, give one of them: {', '.join(folders[:5])}")
     return found
 
 

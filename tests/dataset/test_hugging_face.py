@@ -104,6 +104,12 @@ def test_what_is_no_such_dataset_is_refused(tiny, tmp_path):
     pq.write_table(made.slice(0, 0), folder / "empty-0.parquet")
     data = (folder / "train-0.parquet").read_bytes()
     (folder / "cut-0.parquet").write_bytes(data[:1000])
+    for config in ("a", "b"):  # two configurations of one dataset, or two snapshots of it
+        (tmp_path / "two" / config).mkdir(parents=True)
+        pq.write_table(made, tmp_path / "two" / config / "train-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="train is in 2 folders, give one of them"):
+        open_source(f"hf:{tmp_path}/two:train")
+    assert len(open_source(f"hf:{tmp_path}/two/a:train")) == 50
     save_to_disk(made, tmp_path / "chosen", "train", _indices_files=[{"filename": "i.arrow"}])
     save_to_disk(made, tmp_path / "broken", "train", _data_files=3)
     refused = {
