@@ -91,6 +91,7 @@ class StreamFile:
         self.path = path
         with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
             self._table = stream.read_all()
+        self._table.validate(full=True)  # pyarrow follows damaged offsets out of the memory
         self.schema, self.num_rows = self._table.schema, self._table.num_rows
 
     def column(self, name: str) -> Rows:

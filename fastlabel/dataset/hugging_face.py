@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from fastlabel.system.regular_files import read_regular
 USUAL_IMAGES = ("image", "img", "jpg", "png", "webp")  # where no features say which column is the image
 USUAL_TARGETS = ("label", "labels", "cls", "target", "fine_label")
 MOST_STATE = 64 << 20
+MOST_CLASSES = 1 << 20  # of a column that is numbers alone: more are ids or times
 
 
 class _Columns(NamedTuple):
@@ -36,7 +38,11 @@ class HuggingFaceSource:
         schemas = {str(file.schema.remove_metadata()) for file in self._files}
         if len(schemas) > 1:
             raise DatasetError(f"{text}: its {len(self._files)} files have other columns than each other")
-        self._columns = _choose(text, self._files[0], column)
+        choices = [_choose(text, file, column) for file in self._files]
+        self._columns = choices[0]
+        for file, chosen in zip(self._files, choices, strict=True):
+            if chosen != self._columns:
+                raise DatasetError(f"{text}: {file.path} has other classes or columns than {self._files[0].path}")
         self._root = Path(path) if Path(path).is_dir() else Path(path).parent
         self.not_images: list[str] = []
         targets = [_targets(file, self._columns.target) for file in self._files]
@@ -80,6 +86,10 @@ def _parts(text: str) -> tuple[str, str, str]:
         raise InputError(
             f"{text}: expected hf:PATH:SPLIT, hf:PATH:SPLIT:COLUMN for classes of another column, or hf:FILE.parquet"
         )
+    if len(parts) > 1 and Path(parts[0]).is_file():
+        if len(parts) > 2:
+            raise InputError(f"{text}: {parts[0]} is one file, expected hf:FILE or hf:FILE:COLUMN")
+        return parts[0], "", parts[1]
     path, split, column = [*parts, "", ""][:3]
     return path, split, column
 
@@ -100,10 +110,20 @@ def _find(text: str, path: Path, split: str) -> list[Path]:
         names = sorted({file.name for file in path.rglob("*.parquet")})
         there = f"; the Parquet files there: {', '.join(names[:5])}" if names else ""
         raise DatasetError(f"{text}: no {split}-*.parquet, {split}/*.parquet or {split}/state.json in {path}{there}")
+    _check_shards(text, split, found)
     folders = sorted({str(file.parent) for file in found})
     if len(folders) > 1:
         raise InputError(f"{text}: {split} is in {len(folders)} folders, give one of them: {', '.join(folders[:5])}")
     return found
+
+
+def _check_shards(text: str, split: str, found: list[Path]) -> None:
+    """DatasetError where the names say that a file is missing, or that files of two writings lie side by side."""
+    numbers = [re.fullmatch(rf"{re.escape(split)}-(\d+)-of-(\d+)\.parquet", file.name) for file in found]
+    named = [match for match in numbers if match]
+    counts = {int(match[2]) for match in named}
+    if named and (len(named) < len(found) or len(counts) > 1 or len({match[1] for match in named}) < max(counts)):
+        raise DatasetError(f"{text}: {len(found)} files are not one whole split, for example {found[0].name}")
 
 
 def _parquet_of(path: Path, split: str) -> list[Path]:
@@ -172,7 +192,13 @@ def _numbered(text: str, columns: _Columns, parts: list[Rows]) -> tuple[list[str
     pa = arrow()
     rows = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
     if pa.types.is_integer(rows.type):
-        return columns.classes, np.asarray(rows.to_numpy(), np.int64)
+        numbers = rows.to_numpy()
+        most = len(columns.classes) or MOST_CLASSES
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < most:
+            raise DatasetError(
+                f"{text}: {columns.target} goes from {numbers.min()} to {numbers.max()}, expected 0 to {most - 1}"
+            )
+        return columns.classes, np.asarray(numbers, np.int64)
     if not (pa.types.is_string(rows.type) or pa.types.is_large_string(rows.type)):
         raise DatasetError(f"{text}: {columns.target} is of type {rows.type}, expected whole numbers or text")
     values = np.asarray(rows.to_pylist(), dtype=object)

@@ -42,6 +42,8 @@ def read_plain_jpeg(data: bytes) -> np.ndarray | None:
     """RGB uint8 [H, W, 3] of a JPEG that every reader of a .beton takes as it is; None for any other bytes."""
     from fastlabel.dataset.turbojpeg import read_jpeg
 
+    if data[:2] != b"\xff\xd8":
+        return None
     try:
         with Image.open(io.BytesIO(data)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= MAX_SIDE

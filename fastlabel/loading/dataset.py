@@ -62,6 +62,10 @@ class SoftLabelDataset(Dataset[Batch]):
         # Workers that live for several epochs share it.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # a copy has an epoch of its own, a worker's is shared already
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -98,7 +102,8 @@ class SoftLabelDataset(Dataset[Batch]):
         if get_worker_info() is not None:  # its process is one of several that share the cores
             numba.set_num_threads(1)
         ids, epoch = self.ids[index], self.epoch
-        parts = [self._loader.read(ids[at : at + AT_ONCE], epoch) for at in range(0, len(ids), AT_ONCE)]
+        step = min(AT_ONCE, len(self.ids))  # a loader's batch is no larger than its samples
+        parts = [self._loader.read(ids[at : at + step], epoch) for at in range(0, len(ids), step)]
         return join(parts)
 
 

@@ -137,6 +137,22 @@ def test_what_is_no_such_dataset_is_refused(tiny, tmp_path):
             open_source(f"hf:{source}")
 
 
+def test_shards_that_do_not_belong_together_are_refused(tiny, tmp_path):
+    made, other = table(tiny), table(tiny, (NAMES[1], NAMES[0], NAMES[2]))
+    (tmp_path / "d").mkdir()
+    pq.write_table(made, tmp_path / "d" / "train-00000-of-00002.parquet")
+    with pytest.raises(DatasetError, match="not one whole split"):
+        open_source(f"hf:{tmp_path}/d:train")
+    pq.write_table(other, tmp_path / "d" / "train-00001-of-00002.parquet")
+    with pytest.raises(DatasetError, match="has other classes or columns"):
+        open_source(f"hf:{tmp_path}/d:train")
+    pq.write_table(made.set_column(1, "label", pa.array([10**9] * 50)), tmp_path / "ids.parquet")
+    with pytest.raises(DatasetError, match="goes from 1000000000 to 1000000000, expected 0 to 2"):
+        open_source(f"hf:{tmp_path}/ids.parquet")
+    with pytest.raises(InputError, match="is one file"):
+        open_source(f"hf:{tmp_path}/ids.parquet:train:label")
+
+
 def test_a_damaged_image_and_a_damaged_group_are_named(tiny, tmp_path, cli):
     made = table(tiny)
     images = made["image"].to_pylist()

@@ -95,8 +95,13 @@ def test_a_pickled_dataset_keeps_its_epoch(photos: Path, make_store: MakeStore) 
     data = SoftLabelDataset(make_store(), photos, size=8)
     data.set_epoch(2)
     copy = pickle.loads(pickle.dumps(data))
-    assert copy.epoch == 2 and rows(served(copy)) == rows(served(data))
+    assert copy._epoch.is_shared() and copy.epoch == 2 and rows(served(copy)) == rows(served(data))
     assert data[0].images.shape[-1] == 8 and "epoch 2" in repr(copy)
+
+
+def test_rows_may_repeat_more_often_than_there_are_samples(photos: Path, make_store: MakeStore) -> None:
+    data = SoftLabelDataset(make_store(), photos, indices=[1, 2])
+    assert data.collate(data.__getitems__([0, 1] * 40)).ids.tolist() == [1, 2] * 40
 
 
 def test_what_cannot_be_is_said(photos: Path, make_store: MakeStore) -> None:
