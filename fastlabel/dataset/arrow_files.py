@@ -61,11 +61,9 @@ class ParquetFile:
         self.schema, self.num_rows = self._file.schema_arrow, self._file.metadata.num_rows
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._ends = list(accumulate(sizes, initial=0))
-        self._kept: OrderedDict[tuple[str, int], Rows] = OrderedDict()
-        self._lock = Lock()  # one reader at a time: pyarrow's is not made for several
 
     def column(self, name: str) -> Rows:
-        with self._lock:
+        with _kept_lock:
             return _guarded(self.path, lambda: self._file.read(columns=[name]).column(name))
 
     def value(self, name: str, row: int) -> Any:
@@ -73,14 +71,19 @@ class ParquetFile:
         return self._group(name, group)[row - self._ends[group]].as_py()
 
     def _group(self, name: str, group: int) -> Rows:
-        with self._lock:
-            if (name, group) not in self._kept:
+        key = (self, name, group)
+        with _kept_lock:
+            if key not in _kept:
                 read = _guarded(self.path, lambda: self._file.read_row_group(group, columns=[name]).column(name))
-                self._kept[name, group] = read
-            self._kept.move_to_end((name, group))
-            while len(self._kept) > GROUPS_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[name, group]
+                _kept[key] = read
+            _kept.move_to_end(key)
+            while len(_kept) > GROUPS_KEPT:
+                _kept.popitem(last=False)
+            return _kept[key]
+
+
+_kept: OrderedDict[tuple[ParquetFile, str, int], Rows] = OrderedDict()  # of all files together
+_kept_lock = Lock()  # one reads at a time: pyarrow's reader is not made for several
 
 
 class StreamFile:
