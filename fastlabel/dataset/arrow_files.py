@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from fastlabel.errors import DatasetError, InputError
+from fastlabel.errors import DatasetError
+from fastlabel.system.optional_packages import optional_module
 from fastlabel.system.regular_files import open_regular
 
 GROUPS_KEPT = 3  # threads that read in order are in one group, or at the border of two
 Rows = Any  # a pyarrow.ChunkedArray
+Value = TypeVar("Value")
 
 
 class ArrowFile(Protocol):
@@ -33,21 +36,17 @@ class ArrowFile(Protocol):
 
 def arrow() -> Any:
     """The module pyarrow; InputError where it is not installed."""
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise InputError(f"hf: needs pyarrow: pip install 'fastlabel[hf]' or pip install pyarrow ({error})") from error
-    return pyarrow
+    return optional_module("pyarrow", "hf")
 
 
 def open_arrow_file(path: Path) -> ArrowFile:
     """A .arrow file as datasets writes it, else Parquet. DatasetError where it cannot be read."""
-    pa = arrow()
-    try:
+
+    def opened() -> ArrowFile:
         os.close(open_regular(path))
         return StreamFile(path) if path.suffix == ".arrow" else ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
+
+    return _guarded(path, opened)
 
 
 class ParquetFile:
@@ -104,12 +103,10 @@ class StreamFile:
         return self._table.column(name)[row].as_py()
 
 
-def _guarded(path: Path, read: Any) -> Rows:
+def _guarded(path: Path, read: Callable[[], Value]) -> Value:
+    """What `read` gives; DatasetError names the file where it cannot be read."""
+    failures = (OSError, arrow().ArrowException)
     try:
         return read()
-    except (OSError, arrow().ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
+    except failures as error:
+        raise DatasetError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error

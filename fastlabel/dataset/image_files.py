@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from fastlabel.system.regular_files import open_regular
+from fastlabel.system.regular_files import open_regular, read_regular
 
 MAX_SIDE = 65535  # the .beton format keeps sides in 16 bits
 LEAST_OF_16_BITS = 4096  # what has no larger value was made with 12 bits or fewer, and would be nearly black
@@ -59,8 +60,7 @@ def read_plain_jpeg(data: bytes) -> np.ndarray | None:
 def read_bytes(path: Path) -> bytes:
     """All bytes of an image file. UnreadableImageError where it cannot be read."""
     try:
-        with open(open_regular(path), "rb") as file:
-            return file.read()
+        return read_regular(path, sys.maxsize)
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
 

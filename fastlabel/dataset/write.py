@@ -174,9 +174,11 @@ def _in_order(
 ) -> Generator[tuple[int, Future[tuple[Encoded, int]]], None, None]:
     """Every row of the source with its encoding, in order; a bounded number of them in the works."""
 
+    files = with_files(source) if encoder.write_mode == "keep" else None
+
     def work(row: int) -> tuple[Encoded, int]:
-        if encoder.write_mode == "keep":
-            data, target = with_files(source).file(row)
+        if files is not None:
+            data, target = files.file(row)
             return encoder.keep(data), target
         image, target = source.sample(row)
         return encoder.encode(image), target

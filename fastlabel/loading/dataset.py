@@ -55,9 +55,20 @@ class SoftLabelDataset(Dataset[Batch]):
     ) -> None:
         if store is None:
             raise InputError("a SoftLabelDataset has labels: expected the path of a store, or a LabelStore")
-        share = {"rank": 0, "world_size": 1}  # a sampler divides the samples among ranks
-        choice = {"indices": indices, "teacher": teacher, "class_map": class_map, "size": size}
-        self._loader = SoftLabelLoader(data, store, AT_ONCE, "cpu", seed, shuffle=False, **choice, **share)  # type: ignore[arg-type]
+        self._loader = SoftLabelLoader(
+            data,
+            store,
+            AT_ONCE,
+            "cpu",
+            seed,
+            indices=indices,
+            teacher=teacher,
+            shuffle=False,
+            class_map=class_map,
+            rank=0,  # a sampler divides the samples among ranks
+            world_size=1,
+            size=size,
+        )
         self.ids = self._loader.ids
         # Workers that live for several epochs share it.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fastlabel.errors import InputError
 from fastlabel.labels.ops.measure import entropy
 from fastlabel.system.arguments import integer
 from fastlabel.system.atomic_files import new_file
+from fastlabel.system.optional_packages import optional_module
 
 if TYPE_CHECKING:
     from fastlabel.store.store import LabelStore
@@ -26,15 +28,23 @@ CLASSES, PROBS, REST, ENTROPY = "classes", "probs", "rest", "entropy"
 def as_numpy(store: LabelStore, views: Views, teacher: int, temperature: float) -> dict[str, NDArray[Any]]:
     """As `LabelStore.to_numpy` says."""
     wanted = _views(store, views)
-    parts = [list(_blocks(store, view, teacher, temperature)) for view in wanted]
-    tables = [{name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} for blocks in parts]
-    stacked = {name: np.stack([table[name] for table in tables]) for name in (CLASSES, PROBS, REST, ENTROPY)}
-    return {"ids": store.ids.copy(), "views": np.array(wanted, np.int64), **stacked}
+    found: dict[str, NDArray[Any]] = {}
+    for at, view in enumerate(wanted):
+        start = 0
+        for block in _blocks(store, view, teacher, temperature):
+            stop = start + len(block["ids"])
+            for name in (CLASSES, PROBS, REST, ENTROPY):
+                values = block[name]
+                if name not in found:
+                    found[name] = np.empty((len(wanted), len(store.ids), *values.shape[1:]), values.dtype)
+                found[name][at, start:stop] = values
+            start = stop
+    return {"ids": store.ids.copy(), "views": np.array(wanted, np.int64), **found}
 
 
 def as_pandas(store: LabelStore, views: Views, teacher: int, temperature: float) -> Any:
     """As `LabelStore.to_pandas` says."""
-    pandas = _installed("pandas")
+    pandas = optional_module("pandas")
     frames = [
         pandas.DataFrame({name: _cells(values) for name, values in _columns(view, block).items()})
         for view in _views(store, views)
@@ -45,17 +55,17 @@ def as_pandas(store: LabelStore, views: Views, teacher: int, temperature: float)
 
 def write_parquet(store: LabelStore, path: Path, views: Views, teacher: int, temperature: float, force: bool) -> None:
     """As `LabelStore.to_parquet` says."""
-    arrow, wanted = _installed("pyarrow"), _views(store, views)
-    parquet = _installed("pyarrow.parquet")
-    with new_file(path, replace=force, error=InputError) as file:
+    arrow, wanted = optional_module("pyarrow", "hf"), _views(store, views)
+    parquet = optional_module("pyarrow.parquet", "hf")
+    # Left before the file is: a writer that is still open would write its end into a closed file.
+    with new_file(path, replace=force, error=InputError) as file, ExitStack() as opened:
         writer = None
         for view in wanted:
             for block in _blocks(store, view, teacher, temperature):
                 table = arrow.table({name: _arrow_column(arrow, v) for name, v in _columns(view, block).items()})
-                writer = writer or parquet.ParquetWriter(file, table.schema)
+                if writer is None:
+                    writer = opened.enter_context(parquet.ParquetWriter(file, table.schema))
                 writer.write_table(table)
-        if writer is not None:
-            writer.close()
 
 
 def _views(store: LabelStore, views: Views) -> list[int]:
@@ -101,13 +111,3 @@ def _arrow_column(arrow: Any, values: NDArray[Any]) -> Any:
     if values.ndim == 1:
         return arrow.array(values)
     return arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), values.shape[1])
-
-
-def _installed(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise InputError(f"{package} is not installed: pip install {package} ({error})") from error
